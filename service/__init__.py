@@ -1,0 +1,1 @@
+"""Retouch: an image edited by editing its prompt."""

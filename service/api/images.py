@@ -1,0 +1,73 @@
+"""Pictures as they travel: PNG, in JSON as base64."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.errors import InputError
+
+MAX_SIDE = 2048  # pixels
+LATENT_SCALE = 8  # pixels of one latent position
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """The file of a picture."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def encode_base64(png: bytes) -> str:
+    """A file as text."""
+    return base64.b64encode(png).decode("ascii")
+
+
+def mask_image(edit_mask: NDArray[np.bool_]) -> Image.Image:
+    """The edit mask [h, w] at the size of its picture, white where it changes."""
+    small = Image.fromarray(edit_mask.astype(np.uint8) * 255)
+    size = (small.width * LATENT_SCALE, small.height * LATENT_SCALE)
+    return small.resize(size, Image.Resampling.NEAREST)
+
+
+def decode_mask(text: str, field: str = "edit_mask") -> Image.Image:
+    """The edit mask of a request: a PNG in base64, as greys. InputError names the field.
+
+    What is transparent does not change, whatever its colour: a drawing of white strokes on nothing is a mask.
+    """
+    try:
+        png = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(field, "must be a PNG in base64 (without a data: prefix)") from error
+    return read_mask(png, field)
+
+
+def read_mask(png: bytes, field: str) -> Image.Image:
+    """The same from a file's bytes."""
+    _check_size(png, field)
+    try:
+        image: Image.Image = Image.open(io.BytesIO(png), formats=["PNG"])
+        image.load()
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise InputError(field, f"is a broken PNG: {error}") from error
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colours.size, "black"), colours)
+    return image.convert("L")
+
+
+def _check_size(png: bytes, field: str) -> None:
+    """Reads the header only: a small file may claim a picture that does not fit into memory."""
+    if len(png) < 24 or not png.startswith(_SIGNATURE):
+        raise InputError(field, "must be a PNG")
+    width, height = struct.unpack(">II", png[16:24])
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise InputError(field, f"must be at most {MAX_SIDE} x {MAX_SIDE} pixels, got {width} x {height}")

@@ -1,0 +1,119 @@
+"""Errors as HTTP says them: RFC 9457 problem details. The one table from our errors to status codes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from service.api.schemas import first_error
+from service.errors import (
+    BusyError,
+    ConflictError,
+    InputError,
+    JobFailedError,
+    NotReadyError,
+    RetouchError,
+    UnknownImageError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+NOT_READY_SECONDS = 5.0  # a model is loaded, or a service replaced, in about this time
+
+
+class Problem(BaseModel):
+    """What went wrong."""
+
+    type: str = Field(description="Stable name of the kind of problem, `urn:retouch:problem:...`")
+    title: str
+    status: int
+    detail: str
+    field: str | None = Field(None, description="Which argument is at fault")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem: how HTTP names it."""
+
+    status: int
+    name: str
+    title: str
+
+    @property
+    def urn(self) -> str:
+        """The stable `type`."""
+        return f"urn:retouch:problem:{self.name}"
+
+
+INPUT = Kind(422, "input", "The request cannot be done as it is")
+TOO_LARGE = Kind(413, "too-large", "The body is too large")
+KINDS: dict[type[RetouchError], Kind] = {
+    RetouchError: Kind(500, "failed", "The job failed"),
+    InputError: INPUT,
+    ConflictError: Kind(422, "conflict", "A value differs from the source's"),
+    UnknownImageError: Kind(404, "unknown-image", "There is no such image"),
+    BusyError: Kind(429, "busy", "The queue is full"),
+    NotReadyError: Kind(503, "not-ready", "The service takes no jobs at present"),
+    JobFailedError: Kind(500, "failed", "The job failed"),
+}
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of this app a problem, those of the framework included."""
+    app.add_exception_handler(RetouchError, _named)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _defect)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These error answers, for the API's description."""
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def _answer(
+    request: Request, kind: Kind, detail: str, field: str | None = None, retry: float | None = None
+) -> Response:
+    problem = Problem(type=kind.urn, title=kind.title, status=kind.status, detail=detail, field=field)
+    headers = {} if retry is None else {"Retry-After": str(math.ceil(retry))}
+    request.state.log["problem"] = kind.name
+    return Response(problem.model_dump_json(exclude_none=True), kind.status, headers, MEDIA_TYPE)
+
+
+async def _named(request: Request, error: Exception) -> Response:
+    kind = KINDS[next(cls for cls in type(error).__mro__ if cls in KINDS)]
+    return _answer(request, kind, str(error), getattr(error, "field", None), _retry_seconds(error))
+
+
+def _retry_seconds(error: Exception) -> float | None:
+    if isinstance(error, BusyError):
+        return error.retry_after_seconds
+    return NOT_READY_SECONDS if isinstance(error, NotReadyError) else None
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    found = first_error(error.errors())
+    return _answer(request, INPUT, str(found), found.field)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    phrase = HTTPStatus(error.status_code).phrase
+    kind = Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
+    response = _answer(request, kind, error.detail)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _defect(request: Request, error: Exception) -> Response:  # noqa: ARG001  # the server logs it
+    return _answer(request, KINDS[RetouchError], "the service met a defect; its log has the traceback")

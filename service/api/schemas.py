@@ -1,0 +1,148 @@
+"""What comes in and goes out as JSON, and the one place where a request becomes a job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from PIL.Image import Image
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic_core import ErrorDetails
+
+from service.api.images import MAX_SIDE, decode_mask
+from service.errors import InputError
+from service.jobs import (
+    Attention,
+    Cache,
+    EditJob,
+    EditRules,
+    GenerateJob,
+    MaskMode,
+    Receipt,
+    Sampler,
+    SamplingRequest,
+)
+
+MAX_PROMPT = 2000  # characters
+SAMPLING_FIELDS = ("seed", "num_inference_steps", "guidance_scale", "sampler", "width", "height", "negative_prompt")
+RULE_FIELDS = ("attention", "dilation", "margin", "paste_margin")
+
+Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT)]
+Side = Annotated[int, Field(multiple_of=8, ge=64, le=MAX_SIDE)]
+Positions = Annotated[int, Field(ge=0, le=16)]
+
+GENERATE_EXAMPLE: JsonValue = {"prompt": "a snow mountain under a night sky with a red house", "seed": 7}
+EDIT_EXAMPLES: list[JsonValue] = [
+    {
+        "source_prompt": "a snow mountain under a night sky with a red house",
+        "prompt": "a snow mountain under a night sky with a blue house",
+        "seed": 7,
+    },
+    {"image_id": "6f1d0c2b9a", "prompt": "a snow mountain under a night sky with fireworks", "dry_run": True},
+]
+
+
+class SamplingFields(BaseModel):
+    """How the picture is drawn. What is not given is the source's value, or without a source the model's default."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    num_inference_steps: int | None = Field(None, ge=1, le=1000)
+    guidance_scale: float | None = Field(None, ge=0, le=50, allow_inf_nan=False)
+    sampler: Sampler | None = None
+    width: Side | None = Field(None, description="Pixels")
+    height: Side | None = Field(None, description="Pixels")
+    negative_prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT)] | None = None
+    cache: Cache = Field("read_write", description="Whether recordings are used, and whether this one is kept")
+
+    def sampling(self) -> SamplingRequest:
+        """As the engine takes it."""
+        return SamplingRequest(**{name: getattr(self, name) for name in SAMPLING_FIELDS})
+
+
+class GenerateRequest(SamplingFields):
+    """Draw a picture from words."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [GENERATE_EXAMPLE]})
+
+    prompt: Prompt
+
+    def job(self) -> GenerateJob:
+        """As the engine takes it."""
+        return GenerateJob(self.prompt, self.sampling(), cache=self.cache)
+
+
+class EditRequest(SamplingFields):
+    """Change the words of a picture, and with them only what they touch."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": EDIT_EXAMPLES})
+
+    prompt: Prompt = Field(description="The new words")
+    image_id: str | None = Field(None, min_length=1, max_length=100, description="The source: an image of this service")
+    source_prompt: Prompt | None = Field(None, description="The source: a prompt, drawn first unless it is recorded")
+    edit_mask: str | None = Field(
+        None, description="PNG in base64; white may change", json_schema_extra={"format": "byte"}
+    )
+    mask_mode: MaskMode | None = Field(None, description="By default `given` with an edit mask, else `detect`")
+    preset: Literal["fisedit"] | None = Field(None, description="The paper's own rules; fields given here win")
+    attention: Attention | None = None
+    dilation: Positions | None = Field(None, description="Latent positions added to the detected mask")
+    margin: Positions | None = Field(None, description="Latent positions computed beyond the mask, not kept")
+    paste_margin: Positions | None = Field(None, description="Latent positions pasted beyond the mask")
+    dry_run: bool = Field(default=False, description="Stop after the mask")
+
+    def job(self) -> EditJob:
+        """As the engine takes it. InputError where two fields contradict each other, or the mask is no PNG."""
+        if (self.image_id is None) == (self.source_prompt is None):
+            raise InputError("image_id", "give the source, by exactly one of image_id and source_prompt")
+        edit_mask = None if self.edit_mask is None else decode_mask(self.edit_mask)
+        return EditJob(
+            prompt=self.prompt,
+            image_id=self.image_id,
+            source_prompt=self.source_prompt,
+            sampling=self.sampling(),
+            edit_mask=edit_mask,
+            mask_mode=self._mask_mode(edit_mask),
+            rules=self._rules(),
+            dry_run=self.dry_run,
+            cache=self.cache,
+        )
+
+    def _mask_mode(self, edit_mask: Image | None) -> MaskMode:
+        mode: MaskMode = self.mask_mode or ("detect" if edit_mask is None else "given")
+        if mode == "detect" and edit_mask is not None:
+            raise InputError("mask_mode", "`detect` takes no edit_mask; say `given` or `union`")
+        if mode != "detect" and edit_mask is None:
+            raise InputError("edit_mask", f"mask_mode `{mode}` needs one")
+        return mode
+
+    def _rules(self) -> EditRules:
+        rules = EditRules.fisedit() if self.preset else EditRules()
+        given = {name: getattr(self, name) for name in RULE_FIELDS if getattr(self, name) is not None}
+        return replace(rules, **given)
+
+
+class Answer(BaseModel):
+    """A picture, where it changed, and what it cost."""
+
+    image_id: str
+    source_id: str | None = Field(description="The picture that it is an edit of")
+    image: str | None = Field(description="PNG in base64; null after a dry run")
+    image_url: str | None = Field(description="Where it can be fetched again; null if it was not kept")
+    mask: str | None = Field(description="PNG in base64, white changed; null if the picture was drawn anew")
+    receipt: Receipt
+
+
+def first_error(errors: Sequence[ErrorDetails]) -> InputError:
+    """What pydantic found, as one error: all of it in the text, the first field by name."""
+    found = [(_field(error), error["msg"]) for error in errors]
+    (field, message), *others = found
+    return InputError(field, "; ".join([message, *(f"{name}: {text}" for name, text in others)]))
+
+
+def _field(error: ErrorDetails) -> str:
+    """The argument at fault; `body` where it is none of them."""
+    names = [str(part) for part in error["loc"] if part != "body"]
+    return "body" if error["type"] == "json_invalid" or not names else names[0]

@@ -1,0 +1,80 @@
+"""The service: opens everything once, and closes it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+
+from fastapi import FastAPI, HTTPException
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import logs
+from service.api import problems
+from service.api.routes import router
+from service.batching.policy import Limits
+from service.settings import Settings, read_settings
+from service.workers import Worker
+from service.workers.local import open_local, open_model
+
+DESCRIPTION = "Edit a generated image by editing its prompt; only what the new words change is computed again."
+
+
+def create_app(settings: Settings | None = None, open_worker: Callable[[Settings], Worker] | None = None) -> FastAPI:
+    """The ASGI application. Its worker is opened when the server starts, and drained when it stops."""
+    settings = settings or read_settings()
+    open_worker = open_worker or open_local_worker
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.worker = worker = open_worker(settings)
+        try:
+            yield
+        finally:
+            await worker.close()
+
+    app = FastAPI(title="Retouch", version=version("retouch"), description=DESCRIPTION, lifespan=lifespan)
+    app.add_middleware(BodyLimit, max_bytes=settings.body_bytes)
+    app.add_middleware(logs.RequestLog)  # the outer one: it also sees what the limit refuses
+    app.include_router(router)
+    problems.install(app)
+    return app
+
+
+def open_local_worker(settings: Settings) -> Worker:
+    """The worker of one process on one device."""
+    return open_local(
+        partial(open_model, settings.model, device=settings.device, num_threads=settings.num_threads),
+        cache_bytes=settings.cache_bytes,
+        queue_jobs=settings.queue_jobs,
+        limits=Limits(running_jobs=settings.running_jobs, step_images=settings.step_images),
+        drain_seconds=settings.drain_seconds,
+    )
+
+
+class BodyLimit:
+    """ASGI middleware: a body that is too large is refused with 413 when it is read, announced or not."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The app, reading through a counter."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        num_bytes = 0
+
+        async def limited() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if max(num_bytes, int(announced) if announced.isdigit() else 0) > self._max_bytes:
+                raise HTTPException(413, f"the body must be at most {self._max_bytes} bytes")
+            return message
+
+        await self._app(scope, limited, send)

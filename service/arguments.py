@@ -1,0 +1,78 @@
+"""The arguments of the command line: what each command takes, and how a wrong one is told."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn, get_args
+
+from service.jobs import SAMPLERS, Attention, MaskMode
+
+BAD_INPUT = 2  # exit code
+Command = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """As argparse does, without the usage."""
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def parser_of(commands: Mapping[str, Command]) -> Parser:
+    """The parser of all commands; `command` of what it parses is the one that was asked for."""
+    parser = Parser(prog="retouch", description="Edit a generated image by editing its prompt.", allow_abbrev=False)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_generate(subparsers.add_parser("generate", help="draw a picture from a prompt", allow_abbrev=False))
+    _add_edit(subparsers.add_parser("edit", help="draw a picture, then change its words", allow_abbrev=False))
+    _add_serve(subparsers.add_parser("serve", help="answer over HTTP", allow_abbrev=False))
+    for name, subparser in subparsers.choices.items():
+        subparser.set_defaults(command=commands[name])
+    return parser
+
+
+def _add_generate(parser: Parser) -> None:
+    parser.add_argument("prompt", metavar="PROMPT")
+    _add_drawing(parser)
+
+
+def _add_edit(parser: Parser) -> None:
+    parser.add_argument("--source-prompt", required=True, help="what the source shows; it is drawn first")
+    parser.add_argument("--prompt", required=True, help="the new words")
+    parser.add_argument("--mask", type=Path, metavar="PNG", help="white may change")
+    parser.add_argument("--mask-mode", choices=get_args(MaskMode), help="default: given with --mask, else detect")
+    parser.add_argument("--preset", choices=["fisedit"], help="the paper's own rules")
+    parser.add_argument("--attention", choices=get_args(Attention))
+    parser.add_argument("--dilation", type=int, help="latent positions added to the detected mask")
+    parser.add_argument("--margin", type=int, help="latent positions computed beyond the mask")
+    parser.add_argument("--paste-margin", type=int, help="latent positions pasted beyond the mask")
+    parser.add_argument("--dry-run", action="store_true", help="stop after the mask")
+    parser.add_argument("--source-out", type=Path, metavar="PNG", help="write the source there")
+    parser.add_argument("--mask-out", type=Path, metavar="PNG", help="write the edit mask there")
+    _add_drawing(parser)
+
+
+def _add_drawing(parser: Parser) -> None:
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--steps", type=int, dest="num_inference_steps", metavar="N")
+    parser.add_argument("--sampler", choices=SAMPLERS)
+    parser.add_argument("--guidance-scale", type=float, metavar="SCALE")
+    parser.add_argument("--negative-prompt", metavar="TEXT")
+    parser.add_argument("--width", type=int, metavar="PIXELS")
+    parser.add_argument("--height", type=int, metavar="PIXELS")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="default: retouch-ID.png in this directory")
+    parser.add_argument("--json", action="store_true", help="write the receipt to stdout")
+    _add_model(parser)
+
+
+def _add_serve(parser: Parser) -> None:
+    parser.add_argument("--host", help="default: RETOUCH_HOST or 127.0.0.1")
+    parser.add_argument("--port", type=int, help="default: RETOUCH_PORT or 8000")
+    _add_model(parser)
+
+
+def _add_model(parser: Parser) -> None:
+    parser.add_argument("--model", metavar="DIR_OR_HUB_ID", help="default: RETOUCH_MODEL or the embedded one")
+    parser.add_argument("--device", help="default: RETOUCH_DEVICE or auto")

@@ -1,0 +1,1 @@
+"""Which jobs share a step, and the thread that owns the device."""

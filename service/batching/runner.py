@@ -1,0 +1,200 @@
+"""Many jobs, one network: advances each job's script to its next call and merges the calls that fit together.
+
+A script is the engine's generator for one job. It yields events, which go out, and network calls, whose predictions
+are sent back in. The runner knows nothing of threads: the command line runs one job with it, the batcher many.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from cache_store.store import MemoryStore
+from service.batching.policy import Limits, PendingCall, decide
+from service.engine import denoise, editor
+from service.engine.denoise import Call, Script
+from service.engine.unet import UNet
+from service.engine.weights import Model
+from service.errors import JobFailedError, RetouchError
+from service.jobs import Event, Failed, Job, Receipt
+
+log = logging.getLogger(__name__)
+
+Start = Callable[[Model, MemoryStore, Job], Script]
+Predict = Callable[[UNet, Sequence[Call]], list[Tensor]]
+
+
+@dataclass
+class _Waiting:
+    """A job that has not begun."""
+
+    job: Job
+    since: float  # time.perf_counter()
+
+
+@dataclass
+class _Running:
+    """A job that has begun, and the network call that it waits for."""
+
+    script: Script
+    queue_seconds: float
+    call: Call = field(init=False)  # set when it has advanced for the first time
+    waited_steps: int = 0
+
+
+class Runner:
+    """Runs jobs on one device. Each ends with exactly one `Ending`, unless it is cancelled; a failing one alone."""
+
+    def __init__(
+        self,
+        model: Model,
+        store: MemoryStore,
+        limits: Limits,
+        *,
+        start: Start = editor.start,
+        predict: Predict = denoise.predict,
+    ) -> None:
+        self._model = model
+        self._store = store
+        self._limits = limits
+        self._start = start
+        self._predict = predict
+        self._waiting: dict[str, _Waiting] = {}
+        self._running: dict[str, _Running] = {}
+        self._events: list[tuple[str, Event]] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._waiting and not self._running
+
+    @property
+    def calls(self) -> list[Call]:
+        """The network calls that the running jobs wait for, in order of admission."""
+        return [running.call for running in self._running.values()]
+
+    def add(self, job_id: str, job: Job, *, waited_seconds: float = 0.0) -> None:
+        """Put a job into the queue; `waited_seconds` is how long it has waited elsewhere."""
+        self._waiting[job_id] = _Waiting(job, time.perf_counter() - waited_seconds)
+
+    def cancel(self, job_id: str) -> bool:
+        """End a job without an event. False if there is no such job (any more)."""
+        if self._waiting.pop(job_id, None) is not None:
+            return True
+        running = self._running.pop(job_id, None)
+        if running is not None:
+            _close(job_id, running.script)
+        return running is not None
+
+    def close(self) -> None:
+        """End all jobs without an event."""
+        for job_id in [*self._waiting, *self._running]:
+            self.cancel(job_id)
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[str, Event]]:
+        """Begin the jobs that may begin; if there are none, make one merged network call. Returns what came of it."""
+        pending = [
+            PendingCall(job_id, running.call.shape_key, running.call.num_images, running.waited_steps)
+            for job_id, running in self._running.items()
+        ]
+        decision = decide(list(self._waiting), pending, self._limits)
+        for job_id in decision.admit:
+            self._admit(job_id)
+        if decision.step:
+            self._compute(decision.step)
+        events, self._events = self._events, []
+        return events
+
+    def _admit(self, job_id: str) -> None:
+        waiting = self._waiting.pop(job_id)
+        queue_seconds = time.perf_counter() - waiting.since
+        try:
+            self._running[job_id] = _Running(self._start(self._model, self._store, waiting.job), queue_seconds)
+        except Exception as error:  # noqa: BLE001  # a job's defect ends this job, and only this one
+            self._fail(job_id, error)
+        else:
+            self._advance(job_id, None)
+
+    def _compute(self, job_ids: Sequence[str]) -> None:
+        """One network call for these jobs; the others have waited a step longer."""
+        chosen = {job_id: self._running[job_id].call for job_id in job_ids}
+        for job_id, running in self._running.items():
+            running.waited_steps = 0 if job_id in chosen else running.waited_steps + 1
+        try:
+            predictions = self._predict(self._model.unet, list(chosen.values()))
+            answers = list(zip(chosen, predictions, strict=True))
+        except Exception as error:  # noqa: BLE001  # whatever the device raises ends these jobs, and only these
+            for job_id in chosen:
+                self._fail(job_id, error)
+            return
+        for job_id, prediction in answers:
+            self._advance(job_id, prediction)
+
+    def _advance(self, job_id: str, prediction: Tensor | None) -> None:
+        """Run a script until it needs the network again, or ends. Its receipt goes out when it has ended well."""
+        running = self._running[job_id]
+        receipt = None
+        try:
+            item = running.script.send(prediction)
+            while isinstance(item, Event):
+                if isinstance(item, Receipt):
+                    receipt = _with_queue(item, running.queue_seconds)
+                else:
+                    self._events.append((job_id, item))
+                item = running.script.send(None)
+            running.call = item
+        except StopIteration:
+            self._finish(job_id, receipt)
+        except Exception as error:  # noqa: BLE001  # a job's defect ends this job, and only this one
+            self._fail(job_id, error)
+
+    def _finish(self, job_id: str, receipt: Receipt | None) -> None:
+        if receipt is None:
+            self._fail(job_id, RuntimeError("the script ended without a receipt"))
+        else:
+            del self._running[job_id]
+            self._events.append((job_id, receipt))
+
+    def _fail(self, job_id: str, error: Exception) -> None:
+        self.cancel(job_id)
+        if not isinstance(error, RetouchError):
+            log.error("job %s failed", job_id, exc_info=error)
+            error = JobFailedError(f"the job met a defect; the log has its traceback under {job_id}")
+        self._events.append((job_id, Failed(error)))
+
+
+def run(
+    model: Model,
+    store: MemoryStore,
+    job: Job,
+    on_call: Callable[[Call], None] | None = None,
+) -> Iterator[Event]:
+    """The events of one job. `on_call` hears of each network call before it is made: a progress bar's source."""
+    with closing(Runner(model, store, Limits())) as runner:
+        runner.add("job", job)
+        while not runner.idle:
+            if on_call is not None:
+                for call in runner.calls:
+                    on_call(call)
+            yield from (event for _, event in runner.step())
+
+
+def _with_queue(receipt: Receipt, queue_seconds: float) -> Receipt:
+    """The engine's receipt, and what the job waited for before it."""
+    total = receipt.seconds.get("total", 0.0) + queue_seconds
+    return replace(receipt, seconds={**receipt.seconds, "queue": queue_seconds, "total": total})
+
+
+def _close(job_id: str, script: Script) -> None:
+    """Let a script clean up, at whatever point it is."""
+    try:
+        script.close()
+    except Exception:
+        log.exception("job %s did not clean up", job_id)

@@ -1,0 +1,237 @@
+"""The command line: draw and edit pictures without a server, or serve.
+
+    retouch generate "a snow mountain under a night sky"
+    retouch edit --source-prompt "a red house on a meadow" --prompt "a blue house on a meadow" --out blue.png
+    retouch serve
+
+Pictures go into files, the receipt (with --json) to stdout, all else to stderr. Exit codes: 0 done, 1 failed, 2 the
+input cannot be done (one line names the argument), 130 interrupted. torch is imported by the commands that draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from service.arguments import BAD_INPUT, Command, parser_of
+from service.errors import InputError, RetouchError
+from service.jobs import Job, Outcome, Receipt
+
+if TYPE_CHECKING:
+    from cache_store.store import MemoryStore
+    from service.api.schemas import EditRequest, GenerateRequest
+    from service.engine.denoise import Call
+    from service.settings import Settings
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+WHAT = {"out": "the picture", "source_out": "the source", "mask_out": "the edit mask"}  # that can be written
+OWN = {*WHAT, "command", "mask", "json", "model", "device"}  # options that are no fields of a request
+FLAGS = {"num_inference_steps": "--steps", "edit_mask": "--mask"}  # where a flag is not named as its field
+
+Request = TypeVar("Request", "EditRequest", "GenerateRequest")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parser_of({"generate": generate, "edit": edit, "serve": serve}).parse_args(arguments)
+    try:
+        command: Command = options.command
+        return command(options)
+    except InputError as error:
+        _say(f"retouch: {_as_flag(error, options)}")
+        return BAD_INPUT
+    except (RetouchError, OSError) as error:
+        _say(f"retouch: {error}")
+        return FAILED
+    except KeyboardInterrupt:
+        _say("retouch: interrupted")
+        return INTERRUPTED
+
+
+def generate(options: argparse.Namespace) -> int:
+    """`retouch generate`."""
+    from service.api.schemas import GenerateRequest  # noqa: PLC0415  # `retouch --help` needs no pydantic models
+
+    return _draw(options, _validated(GenerateRequest, _fields(options)).job())
+
+
+def edit(options: argparse.Namespace) -> int:
+    """`retouch edit`."""
+    from service.api.schemas import EditRequest  # noqa: PLC0415
+
+    fields = _fields(options)
+    if options.mask is not None:
+        fields["edit_mask"] = base64.b64encode(_read(options.mask)).decode("ascii")
+    return _draw(options, _validated(EditRequest, fields).job())
+
+
+def serve(options: argparse.Namespace) -> int:
+    """`retouch serve`."""
+    from service.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(host=options.host, port=options.port, model=options.model, device=options.device)
+    import uvicorn  # noqa: PLC0415  # with torch behind it
+
+    from service import logs  # noqa: PLC0415
+    from service.app import create_app  # noqa: PLC0415
+    from service.workers.local import check_model  # noqa: PLC0415
+
+    check_model(settings.model)  # now, not when the server is up
+    logs.configure(settings.log_level)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+    return DONE
+
+
+def _draw(options: argparse.Namespace, job: Job) -> int:
+    """Run one job here, write its files, and say what it cost."""
+    from service.settings import read_settings  # noqa: PLC0415
+
+    files = {name: getattr(options, name) for name in WHAT if getattr(options, name, None) is not None}
+    for name, path in files.items():
+        _check_file(name, path)
+    settings = read_settings(model=options.model, device=options.device)
+    store, outcome = _run(settings, job)
+    receipt = outcome.receipt
+    if outcome.image:
+        files.setdefault("out", Path(f"retouch-{receipt.image_id}.png"))
+    for name, path in files.items():
+        png = _picture(name, store, outcome)
+        if png is not None:
+            _write(path, png)
+            _say(f"{path}: {WHAT[name]}")
+    if options.json:
+        sys.stdout.write(json.dumps(receipt.as_dict()) + "\n")
+    else:
+        _say(_summary(receipt))
+    return DONE
+
+
+def _run(settings: Settings, job: Job) -> tuple[MemoryStore, Outcome]:
+    from cache_store.store import MemoryStore  # noqa: PLC0415
+    from service.batching.runner import run  # noqa: PLC0415
+    from service.workers.local import open_model  # noqa: PLC0415
+
+    model = open_model(settings.model, device=settings.device, num_threads=settings.num_threads)
+    store = MemoryStore(budget_bytes=settings.cache_bytes)
+    with _progress() as on_call:
+        return store, Outcome.of(run(model, store, job, on_call))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Call], None]]:
+    """A bar for each stage on stderr, nothing where that is no terminal."""
+    from tqdm import tqdm  # noqa: PLC0415
+
+    bars: dict[str, tqdm] = {}
+    with ExitStack() as stack:
+
+        def on_call(call: Call) -> None:
+            if call.stage not in bars:
+                bar = tqdm(total=call.num_steps, initial=call.step, desc=call.stage, leave=False, disable=None)
+                bars[call.stage] = stack.enter_context(bar)
+            bars[call.stage].update()
+
+        yield on_call
+
+
+def _picture(name: str, store: MemoryStore, outcome: Outcome) -> bytes | None:
+    """The PNG for one of `WHAT`; None where the job made none."""
+    from service.api.images import encode_png, mask_image  # noqa: PLC0415
+
+    if name == "out":
+        return encode_png(outcome.image.image) if outcome.image else None
+    if name == "mask_out":
+        return encode_png(mask_image(outcome.mask.edit_mask)) if outcome.mask else None
+    recording = store.open(str(outcome.accepted.source_id))
+    if recording is None:
+        return None
+    with recording:
+        png = recording.blob("image")
+    return png if isinstance(png, bytes) else None
+
+
+def _fields(options: argparse.Namespace) -> dict[str, Any]:
+    """What the user said, by the API's names."""
+    return {name: value for name, value in vars(options).items() if name not in OWN and value is not None}
+
+
+def _validated(schema: type[Request], fields: dict[str, Any]) -> Request:
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from service.api.schemas import first_error  # noqa: PLC0415
+
+    try:
+        return schema(**fields)
+    except ValidationError as error:
+        raise first_error(error.errors()[:1]) from error
+
+
+def _as_flag(error: InputError, options: argparse.Namespace) -> str:
+    """The error's text, with the field as the command line names it."""
+    flag = FLAGS.get(error.field, error.field)
+    if flag == "prompt" and options.command is generate:
+        flag = "PROMPT"
+    elif flag in vars(options):
+        flag = "--" + flag.replace("_", "-")
+    return f"{flag}: {error.message}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError("mask", f"{path}: {error.strerror}") from error
+
+
+def _check_file(name: str, path: Path) -> None:
+    """Before the work, not after it: InputError unless this file can be written."""
+    if path.is_dir():
+        raise InputError(name, f"{path} is a directory")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(name, f"{path.parent} is no directory that can be written to")
+
+
+def _write(path: Path, png: bytes) -> None:
+    """Whole or not at all: written beside, then renamed."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(png)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _summary(receipt: Receipt) -> str:
+    """What the job cost, in a few words."""
+    parts = [f"{receipt.seconds['total']:.1f} s"]
+    if receipt.source_id is not None:
+        parts.insert(0, f"{receipt.edited_ratio:.0%} of the picture changed")
+    if receipt.macs_computed and receipt.macs_dense:
+        parts.append(f"{receipt.macs_computed / receipt.macs_dense:.0%} of a dense run's multiplications")
+    lines = [", ".join(parts)]
+    lines += [f"{fallback.stage}: {fallback.reason}" for fallback in receipt.fallbacks]
+    if receipt.unknown_words:
+        lines.append(f"words that the model does not know: {', '.join(receipt.unknown_words)}")
+    return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

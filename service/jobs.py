@@ -1,0 +1,224 @@
+"""What is asked of the engine and what it answers: the one protocol between engine, workers and API.
+
+A job is plain data. Its answers are events, in this order:
+
+    Accepted                    the job runs; says which image will come of it, and from which source
+    MaskFound                   edits only: where the picture will change
+    Preview *                   the changed region as it will probably look (predicted x0), if asked for
+    ImageReady                  the picture
+    Receipt                     what it cost and saved; always last
+
+    or, at any point,           Failed | Cancelled, and nothing after it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from service.errors import JobFailedError
+
+Sampler = Literal["ddim", "dpm++"]
+MaskMode = Literal["detect", "given", "union"]
+Attention = Literal["exact", "masked"]
+Cache = Literal["read_write", "read_only", "off"]
+Stage = Literal["source", "detect", "denoise"]
+
+SAMPLERS: tuple[Sampler, ...] = ("ddim", "dpm++")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an image is drawn. Together with the prompt and the model it identifies the image."""
+
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: Sampler
+    width: int  # pixels
+    height: int  # pixels
+    negative_prompt: str
+
+
+@dataclass(frozen=True)
+class SamplingRequest:
+    """The same as far as the user said; None is the source's value, or without a source the model's default."""
+
+    seed: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: Sampler | None = None
+    width: int | None = None
+    height: int | None = None
+    negative_prompt: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What the user said, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class EditRules:
+    """How an edit finds its region and recomputes it."""
+
+    attention: Attention = "exact"
+    dilation: int = 1  # latent positions added to the detected mask
+    margin: int = 1  # latent positions computed beyond the mask, never kept
+    paste_margin: int = 1  # latent positions by which the pasted region of the image is wider than the mask
+    clean: bool = True  # drop fragments, fill holes, include what removed words drew; False: the paper's raw mask
+    restart: bool = True  # sparse from the first step, the mask known; False: go on from the detection's latents
+    overwrite: bool = True  # unmasked latents are the recorded ones at every step
+    num_dense_levels: int = 0  # lowest resolutions that are computed densely
+    control_ratio: float = 0.5  # part of the detection steps under recorded cross-attention maps; 0 = none
+
+    @classmethod
+    def fisedit(cls) -> EditRules:
+        """The paper's own rules: raw mask, masked-only attention, low resolutions dense, no overwriting."""
+        return cls(
+            attention="masked", dilation=0, margin=0, clean=False, restart=False, overwrite=False, num_dense_levels=2
+        )
+
+
+@dataclass(frozen=True)
+class GenerateJob:
+    """Draw an image from a prompt, and record how."""
+
+    prompt: str
+    sampling: SamplingRequest = SamplingRequest()
+    preview_every: int = 0  # steps; 0 = no previews
+    cache: Cache = "read_write"
+
+
+@dataclass(frozen=True)
+class EditJob:
+    """Change the words of an image. The source is a recorded image, or a prompt that is drawn first if need be."""
+
+    prompt: str
+    image_id: str | None = None
+    source_prompt: str | None = None
+    sampling: SamplingRequest = SamplingRequest()
+    edit_mask: Image | None = None  # white changes
+    mask_mode: MaskMode = "detect"
+    rules: EditRules = EditRules()
+    preview_every: int = 0
+    dry_run: bool = False  # stop after the mask
+    cache: Cache = "read_write"
+
+
+Job = GenerateJob | EditJob
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The job runs."""
+
+    image_id: str  # of the image that will come of it
+    source_id: str | None
+    num_inference_steps: int
+
+
+@dataclass(frozen=True)
+class MaskFound:
+    """Where the picture will change."""
+
+    edit_mask: NDArray[np.bool_]  # [height / 8, width / 8]
+    edited_ratio: float  # of latent positions, before margins
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The changed region as it will probably look."""
+
+    step: int
+    image: Image  # the crop
+    box: tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
+
+
+@dataclass(frozen=True)
+class ImageReady:
+    """The picture."""
+
+    image_id: str
+    image: Image
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """Something was computed densely, or not at all, and why."""
+
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the job cost and saved. MACs and rows count the U-Net calls of this job, its source's generation not."""
+
+    image_id: str
+    source_id: str | None = None
+    similarity: float | None = None  # cosine of the prompts' embeddings
+    tier: str | None = None  # where the source's activations were
+    edited_ratio: float = 1.0  # of latent positions, before margins
+    rows_computed: int = 0
+    rows_total: int = 0
+    macs_computed: int = 0
+    macs_dense: int = 0
+    bytes_moved: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)  # queue, encode, detect, denoise, decode, total
+    fallbacks: tuple[Fallback, ...] = ()
+    unknown_words: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job ended without a picture; nothing of it was kept."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The one who asked went away; the job stopped at a step boundary."""
+
+
+Event = Accepted | MaskFound | Preview | ImageReady | Receipt | Failed | Cancelled
+Ending = Receipt | Failed | Cancelled  # after one of these nothing comes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job that ended well has told."""
+
+    accepted: Accepted
+    mask: MaskFound | None  # edits only
+    image: ImageReady | None  # not after a dry run
+    receipt: Receipt
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Outcome:
+        """The events of one job, folded. Raises what it failed by; JobFailedError if it was cancelled or cut off."""
+        accepted, mask, image, receipt = None, None, None, None
+        for event in events:
+            match event:
+                case Accepted():
+                    accepted = event
+                case MaskFound():
+                    mask = event
+                case ImageReady():
+                    image = event
+                case Receipt():
+                    receipt = event
+                case Failed():
+                    raise event.error
+        if accepted is None or receipt is None:
+            raise JobFailedError("the job was stopped before its end")
+        return cls(accepted, mask, image, receipt)

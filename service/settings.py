@@ -1,0 +1,67 @@
+"""All settings: one frozen tree, read once from the environment and passed on as values.
+
+`RETOUCH_PORT=8001 retouch serve`. A name that does not exist is refused: a setting that is silently ignored is worse
+than none. `.env.example` lists all of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import InputError
+
+PREFIX = "RETOUCH_"
+
+
+class Settings(BaseSettings):
+    """What can be configured, and the defaults."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on; there are no keys yet: keep it on loopback")
+    port: int = Field(8000, ge=0, le=65535, description="0 = any free port")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    model: str = Field("postcard", description="diffusers directory or hub id; postcard is the embedded model")
+    device: str = Field("auto", description="cpu, cuda, cuda:1 ...; auto = cuda if there is one")
+    threads: PositiveInt | Literal["auto"] = Field("auto", description="of torch; auto = physical cores, at most 8")
+    cache_bytes: int = Field(2 * 2**30, ge=0, description="memory for recorded activations")
+
+    running_jobs: PositiveInt = Field(8, description="jobs that share the device at a time")
+    queue_jobs: int = Field(32, ge=0, description="jobs that may wait beyond those; more are refused with 429")
+    step_images: PositiveInt = Field(16, description="images of one network call; guidance makes two of each picture")
+
+    body_bytes: PositiveInt = Field(8 * 2**20, description="largest request body")
+    drain_seconds: float = Field(30.0, ge=0, description="how long running jobs may go on after SIGTERM")
+
+    @property
+    def num_threads(self) -> int | None:
+        """Of torch; None is its own number."""
+        return None if self.threads == "auto" else self.threads
+
+
+def read_settings(**flags: Any) -> Settings:
+    """The environment's settings; `flags` that are not None win over it. InputError names a wrong one."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            raise InputError(name, f"there is no such setting{_hint(name.upper(), known)}")
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        shown = name if flags.get(name) is not None else PREFIX + name.upper()
+        raise InputError(shown, f"{first['msg']}, got {first['input']!r}") from error
+
+
+def _hint(name: str, known: set[str]) -> str:
+    """The prefix is no likeness: without it, names that are only a little alike are not suggested."""
+    short = {full.removeprefix(PREFIX): full for full in known}
+    similar = difflib.get_close_matches(name.removeprefix(PREFIX), short, 1)
+    return f"; did you mean {short[similar[0]]}?" if similar else f"; there are {', '.join(sorted(known))}"

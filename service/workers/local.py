@@ -1,0 +1,118 @@
+"""Jobs run in this process, on one device."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import closing
+from pathlib import Path
+
+import torch
+import transformers
+
+from cache_store.store import MemoryStore
+from service.batching.batcher import Batcher, State
+from service.batching.policy import Limits
+from service.batching.runner import Runner
+from service.engine.weights import EMBEDDED, Model, find_model, load_model
+from service.errors import UnknownImageError
+from service.jobs import Ending, Event, Job
+from service.workers import Blob
+
+MAX_DEFAULT_THREADS = 8  # more do not pay for small networks, and disturb the neighbours
+
+
+class LocalWorker:
+    """The `Worker` over one batcher and the store that its jobs write to."""
+
+    def __init__(self, batcher: Batcher, store: MemoryStore, *, drain_seconds: float = 0.0) -> None:
+        self._batcher = batcher
+        self._store = store
+        self._drain_seconds = drain_seconds
+
+    @property
+    def state(self) -> State:
+        """As in `Worker`."""
+        return self._batcher.state
+
+    async def submit(self, job: Job) -> AsyncGenerator[Event, None]:
+        """As in `Worker`."""
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        job_id = self._batcher.submit(job, lambda event: _put(loop, events, event))
+        try:
+            while True:
+                event = await events.get()
+                yield event
+                if isinstance(event, Ending):
+                    return
+        finally:
+            self._batcher.cancel(job_id)
+
+    async def read(self, image_id: str, name: Blob) -> bytes | None:
+        """As in `Worker`."""
+        return await asyncio.to_thread(self._read, image_id, name)
+
+    async def delete(self, image_id: str) -> None:
+        """As in `Worker`."""
+        if not await asyncio.to_thread(self._store.delete, image_id):
+            raise UnknownImageError(image_id)
+
+    async def close(self) -> None:
+        """As in `Worker`."""
+        await asyncio.to_thread(self._batcher.close, self._drain_seconds)
+
+    def _read(self, image_id: str, name: Blob) -> bytes | None:
+        recording = self._store.open(image_id)
+        if recording is None:
+            raise UnknownImageError(image_id)
+        with closing(recording):
+            png = recording.blob(name)
+        return png if isinstance(png, bytes) else None
+
+
+def open_local(
+    open_model: Callable[[], Model],
+    *,
+    cache_bytes: int,
+    queue_jobs: int,
+    limits: Limits,
+    drain_seconds: float,
+) -> LocalWorker:
+    """A worker at once; the model is opened in the device thread, and `state` says when it is there."""
+    store = MemoryStore(budget_bytes=cache_bytes)
+    batcher = Batcher(
+        lambda: Runner(open_model(), store, limits),
+        max_jobs=limits.running_jobs + queue_jobs,
+        running_jobs=limits.running_jobs,
+    )
+    return LocalWorker(batcher, store, drain_seconds=drain_seconds)
+
+
+def open_model(source: str, *, device: str, num_threads: int | None) -> Model:
+    """Load a model onto a device.
+
+    `source` is a diffusers directory, a hub id, or `postcard`, the embedded model. `device` is torch's name or `auto`
+    (CUDA if there is one). `num_threads` None is torch's own number, the physical cores or OMP_NUM_THREADS, but at
+    most 8.
+    """
+    transformers.utils.logging.disable_progress_bar()  # weights load in a second, and logs stay
+    torch.set_num_threads(num_threads or min(MAX_DEFAULT_THREADS, torch.get_num_threads()))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_model(_source(source), device)
+
+
+def check_model(source: str) -> None:
+    """InputError where there is no such model; a hub repository is fetched."""
+    find_model(_source(source))
+
+
+def _source(source: str) -> str | Path:
+    return EMBEDDED if source == "postcard" else source
+
+
+def _put(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
+    """From the device thread into the event loop; when the loop is gone, so is the one who asked."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(events.put_nowait, event)

@@ -1,0 +1,123 @@
+"""The real application without a socket, and with the engine or scripts that stand in for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache_store.store import MemoryStore
+from service.app import create_app
+from service.batching.batcher import Batcher
+from service.batching.policy import Limits
+from service.batching.runner import Runner
+from service.jobs import Accepted, EditJob, ImageReady, MaskFound, Receipt
+from service.settings import Settings
+from service.workers.local import LocalWorker
+
+GUARD_SECONDS = 30  # a test that hangs fails
+
+
+@asynccontextmanager
+async def serving(settings: Settings, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application, whose lifespan runs meanwhile."""
+    app = create_app(settings, **options)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://retouch") as client:
+            client.app = app
+            yield client
+
+
+class Scripts:
+    """Stands in for the engine: each job makes two network calls and answers with a grey picture."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Any] = []
+        self.error: Exception | None = None
+        self.may_load = threading.Event()
+        self.may_load.set()
+        self.begun = threading.Event()
+        self.may_step = threading.Event()
+        self.may_step.set()
+        self.closed = threading.Event()
+
+    def start(self, model: Any, store: Any, job: Any) -> Any:
+        del model, store
+        self.jobs.append(job)
+        source_id = "source" if isinstance(job, EditJob) else None
+        try:
+            yield Accepted("id", source_id, 1)
+            for _ in range(2):
+                yield SimpleNamespace(shape_key=0, num_images=1)
+            if self.error is not None:
+                raise self.error
+            if source_id:
+                yield MaskFound(np.eye(8, dtype=bool), 0.125)
+            yield ImageReady("id", Image.new("RGB", (64, 64), "grey"))
+            yield Receipt("id", source_id, edited_ratio=0.125, seconds={"total": 1.0}, unknown_words=("zebra",))
+        except GeneratorExit:
+            self.closed.set()
+            raise
+
+    def predict(self, unet: Any, calls: Any) -> Any:
+        del unet
+        self.begun.set()
+        assert self.may_step.wait(GUARD_SECONDS)
+        return calls
+
+    def open_worker(self, settings: Settings) -> LocalWorker:
+        store = MemoryStore(budget_bytes=0)
+
+        def open_runner() -> Runner:
+            assert self.may_load.wait(GUARD_SECONDS)
+            limits = Limits(settings.running_jobs, settings.step_images)
+            return Runner(SimpleNamespace(unet=None), store, limits, start=self.start, predict=self.predict)
+
+        max_jobs = settings.running_jobs + settings.queue_jobs
+        return LocalWorker(Batcher(open_runner, max_jobs=max_jobs, running_jobs=settings.running_jobs), store)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def scripts():
+    made = Scripts()
+    yield made
+    made.may_load.set()
+    made.may_step.set()
+
+
+@pytest.fixture
+async def loading(scripts):
+    """The application, which loads its model until `scripts.may_load`."""
+    scripts.may_load.clear()
+    async with serving(Settings(), open_worker=scripts.open_worker) as opened:
+        yield opened
+        scripts.may_load.set()
+
+
+@pytest.fixture
+async def client(scripts):
+    """The application over `scripts`; one job at a time, none may wait."""
+    async with serving(Settings(running_jobs=1, queue_jobs=0), open_worker=scripts.open_worker) as opened:
+        opened.app.state.worker._batcher.wait_opened()
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def postcard():
+    """The application over the embedded model."""
+    async with serving(Settings(device="cpu", threads=1)) as opened:
+        opened.app.state.worker._batcher.wait_opened()
+        yield opened

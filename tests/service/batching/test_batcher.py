@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import queue
+import random
+import threading
+
+import pytest
+
+from service.batching.batcher import Batcher
+from service.errors import BusyError, JobFailedError, NotReadyError
+from service.jobs import Accepted, Cancelled, Failed, GenerateJob, Receipt
+
+GUARD_SECONDS = 30  # a test that hangs fails
+
+
+class Told(queue.Queue):
+    """Events of one job, as the device thread delivers them."""
+
+    def kinds(self):
+        seen = []
+        while not seen or seen[-1] not in {Receipt, Failed, Cancelled}:
+            seen.append(type(self.next()))
+        return seen
+
+    def next(self):
+        return self.get(timeout=GUARD_SECONDS)
+
+
+@pytest.fixture
+def open_batcher(bench):
+    opened = []
+
+    def open_it(open_runner=bench.runner, max_jobs=4, running_jobs=2):
+        opened.append(Batcher(open_runner, max_jobs=max_jobs, running_jobs=running_jobs))
+        return opened[-1]
+
+    yield open_it
+    bench.may_step.set()
+    for batcher in opened:
+        batcher.close()
+
+
+def submit(batcher, name="a"):
+    told = Told()
+    return batcher.submit(GenerateJob(name), told.put), told
+
+
+def test_events_come_from_the_device_thread(open_batcher):
+    batcher = open_batcher()
+    assert batcher.wait_opened() == "ready"
+    _, told = submit(batcher)
+    assert told.kinds() == [Accepted, Receipt]
+
+
+def test_no_job_is_taken_while_the_model_loads(open_batcher, bench):
+    may_load = threading.Event()
+
+    def load():
+        assert may_load.wait(GUARD_SECONDS)
+        return bench.runner()
+
+    batcher = open_batcher(load)
+    assert batcher.state == "loading"
+    with pytest.raises(NotReadyError, match="loading"):
+        submit(batcher)
+    may_load.set()
+    assert batcher.wait_opened() == "ready"
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(open_batcher, bench):
+    batcher = open_batcher()
+    batcher.wait_opened()
+    submit(batcher)[1].kinds()  # a job of 4 s: the mean goes from 10 to 8.8
+    bench.may_step.clear()
+    for _ in range(4):
+        submit(batcher)
+    with pytest.raises(BusyError) as refused:
+        submit(batcher)
+    assert refused.value.retry_after_seconds == pytest.approx(2 * 8.8 / 2)  # two wait for two places
+
+
+def test_a_place_is_free_again_after_a_job(open_batcher):
+    batcher = open_batcher(max_jobs=1)
+    batcher.wait_opened()
+    for _ in range(3):
+        assert submit(batcher)[1].kinds() == [Accepted, Receipt]
+
+
+def test_a_cancelled_job_ends_at_its_next_step(open_batcher, bench):
+    bench.may_step.clear()
+    batcher = open_batcher()
+    batcher.wait_opened()
+    job_id, told = submit(batcher)
+    assert isinstance(told.next(), Accepted)
+    batcher.cancel(job_id)
+    bench.may_step.set()
+    assert told.kinds() == [Cancelled]
+    assert bench.closed == ["a"]
+    assert len(bench.steps) <= 1
+
+
+def test_cancelling_a_job_that_has_ended_does_nothing(open_batcher):
+    batcher = open_batcher()
+    batcher.wait_opened()
+    job_id, told = submit(batcher)
+    told.kinds()
+    batcher.cancel(job_id)
+    assert submit(batcher)[1].kinds() == [Accepted, Receipt]
+
+
+def test_a_listener_that_raises_loses_its_job_only(open_batcher, caplog):
+    def refuse(event):
+        raise RuntimeError(type(event).__name__)
+
+    batcher = open_batcher()
+    batcher.wait_opened()
+    batcher.submit(GenerateJob("deaf"), refuse)
+    assert submit(batcher)[1].kinds() == [Accepted, Receipt]
+    assert "could not deliver" in caplog.text
+
+
+def test_a_model_that_does_not_load_leaves_nobody_waiting(open_batcher, caplog):
+    def load():
+        raise OSError("no such file")
+
+    batcher = open_batcher(load)
+    assert batcher.wait_opened() == "dead"
+    with pytest.raises(NotReadyError, match="ended"):
+        submit(batcher)
+    assert "no such file" in caplog.text
+
+
+@pytest.mark.parametrize("death", [RuntimeError("defect"), SystemExit(1)])
+def test_when_the_thread_dies_every_job_fails(open_batcher, bench, death):
+    running = bench.runner()
+
+    def step():
+        assert bench.may_step.wait(GUARD_SECONDS)
+        raise death
+
+    bench.may_step.clear()
+    running.step = step
+    batcher = open_batcher(lambda: running)
+    batcher.wait_opened()
+    waiting = [submit(batcher)[1] for _ in range(3)]
+    bench.may_step.set()
+    for told in waiting:
+        assert isinstance(told.next().error, JobFailedError)
+    with pytest.raises(NotReadyError):
+        submit(batcher)
+
+
+def test_closing_lets_jobs_finish_in_their_time(open_batcher, bench):
+    bench.may_step.clear()
+    batcher = open_batcher()
+    batcher.wait_opened()
+    told = [submit(batcher)[1] for _ in range(4)]
+    closing = threading.Thread(target=batcher.close, args=(GUARD_SECONDS,))
+    closing.start()
+    with batcher._changed:
+        batcher._changed.wait_for(lambda: batcher.state == "draining", GUARD_SECONDS)
+    with pytest.raises(NotReadyError, match="shutting down"):
+        submit(batcher)
+    bench.may_step.set()
+    assert [one.kinds() for one in told] == [[Accepted, Receipt]] * 4
+    closing.join(GUARD_SECONDS)
+    assert batcher.state == "dead"
+
+
+def test_closing_fails_what_is_left_when_the_time_is_up(open_batcher, bench):
+    bench.may_step.clear()
+    batcher = open_batcher()
+    batcher.wait_opened()
+    _, told = submit(batcher)
+    assert isinstance(told.next(), Accepted)
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    with batcher._changed:
+        batcher._changed.wait_for(lambda: batcher.state == "draining", GUARD_SECONDS)
+    bench.may_step.set()
+    assert isinstance(told.next().error, NotReadyError)
+    closing.join(GUARD_SECONDS)
+    assert bench.closed == ["a"]
+    assert not batcher._thread.is_alive()
+
+
+def test_closing_twice_is_fine(open_batcher):
+    batcher = open_batcher()
+    batcher.close()
+    batcher.close()
+
+
+def test_however_jobs_come_and_go_each_ends_once(open_batcher, bench):
+    bench.scripts["bad"] = lambda name: (_ for _ in [Accepted(name, None, 1), 1 / 0])
+    batcher = open_batcher(max_jobs=1000)
+    batcher.wait_opened()
+    told = []
+
+    def client(seed):
+        rng = random.Random(seed)
+        for _ in range(20):
+            job_id, events = submit(batcher, rng.choice(["a", "b", "bad"]))
+            told.append(events)
+            if rng.random() < 0.4:
+                batcher.cancel(job_id)
+
+    clients = [threading.Thread(target=client, args=(seed,)) for seed in range(6)]
+    for one in clients:
+        one.start()
+    for one in clients:
+        one.join(GUARD_SECONDS)
+    endings = [events.kinds()[-1] for events in told]
+    batcher.close()
+    assert len(endings) == 120
+    assert {Receipt, Failed, Cancelled} >= set(endings) >= {Receipt, Failed}
+    assert all(events.empty() for events in told)
+    assert batcher._tickets == {}

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service import cli
+from service.batching import runner
+from service.errors import JobFailedError
+from service.jobs import Accepted, Failed
+
+OLD = "a snow mountain under a night sky with a red house"
+NEW = "a snow mountain under a night sky with a blue house"
+QUICK = ["--steps", "3", "--seed", "3", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _own_directory(monkeypatch, tmp_path):
+    monkeypatch.setenv("RETOUCH_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def edit(*more):
+    return ["edit", "--source-prompt", OLD, "--prompt", NEW, *more]
+
+
+def test_a_picture_is_drawn_into_a_file_named_by_its_id(tmp_path, capsys):
+    assert cli.main(["generate", OLD, *QUICK]) == 0
+    (written,) = tmp_path.iterdir()
+    assert written.match("retouch-*.png")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert written.name in said.err
+    assert pixels(written).ndim == 3
+
+
+def test_an_edit_writes_its_files_and_prints_its_receipt(tmp_path, capsys):
+    assert cli.main(["generate", OLD, "--out", "source.png", *QUICK]) == 0
+    size = pixels("source.png").shape[:2]
+    half = np.zeros(size, np.uint8)
+    half[:, : size[1] // 2] = 255
+    Image.fromarray(half).save("half.png")
+    files = ["--out", "new.png", "--source-out", "old.png", "--mask-out", "mask.png"]
+    assert cli.main(edit("--mask", "half.png", "--json", *files, *QUICK)) == 0
+    receipt = json.loads(capsys.readouterr().out)
+    assert receipt["edited_ratio"] == 0.5
+    assert receipt["source_id"] != receipt["image_id"]
+    assert np.array_equal(np.asarray(Image.open("mask.png")), half)
+    old, new = pixels("old.png"), pixels("new.png")
+    assert np.array_equal(old, pixels("source.png"))
+    far = size[1] // 2 + 8  # by default a rim of one latent position is pasted too
+    assert np.array_equal(old[:, far:], new[:, far:])
+    assert not np.array_equal(old, new)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "half.png",
+        "mask.png",
+        "new.png",
+        "old.png",
+        "source.png",
+    ]
+
+
+def test_a_dry_run_writes_the_mask_only(tmp_path, capsys):
+    assert cli.main(edit("--dry-run", "--mask-out", "mask.png", *QUICK)) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+    assert "%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], "COMMAND"),
+        (["paint"], "paint"),
+        (["generate"], "PROMPT"),
+        (["generate", " "], "PROMPT"),
+        (["generate", OLD, "--seed", "x"], "--seed"),
+        (["generate", OLD, "--seed", "-1"], "--seed"),
+        (["generate", OLD, "--steps", "0"], "--steps"),
+        (["generate", OLD, "--width", "100"], "--width"),
+        (["generate", OLD, "--guidance-scale", "nan"], "--guidance-scale"),
+        (["generate", OLD, "--sampler", "euler"], "--sampler"),
+        (["generate", OLD, "--out", "no/such/directory.png"], "--out"),
+        (["generate", OLD, "--out", "."], "--out"),
+        (["generate", OLD, "--model", "./nowhere"], "--model"),
+        (["edit", "--prompt", NEW], "--source-prompt"),
+        (["edit", "--prompt", "", "--source-prompt", OLD], "--prompt"),
+        (edit("--mask", "missing.png"), "--mask"),
+        (edit("--mask", __file__), "--mask"),
+        (edit("--mask-mode", "given"), "--mask"),
+        (edit("--margin", "99"), "--margin"),
+        (edit("--steps", "9999"), "--steps"),
+        (["serve", "--port", "99999"], "--port"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_argument(capsys, arguments, name):
+    assert exit_code(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert name in line
+
+
+def exit_code(arguments):
+    try:
+        return cli.main(arguments)
+    except SystemExit as left:
+        return left.code
+
+
+def test_an_unknown_setting_is_bad_input(monkeypatch, capsys):
+    monkeypatch.setenv("RETOUCH_SEED", "1")
+    assert cli.main(["serve"]) == 2
+    assert "RETOUCH_SEED" in capsys.readouterr().err
+
+
+def test_a_failed_job_is_a_failure(monkeypatch, capsys, tmp_path):
+    events = [Accepted("id", None, 1), Failed(JobFailedError("the device went away"))]
+    monkeypatch.setattr(runner, "run", lambda *_: events)
+    assert cli.main(["generate", OLD, *QUICK]) == 1
+    assert "the device went away" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_is_130(monkeypatch, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run", interrupted)
+    assert cli.main(["generate", OLD, "--out", "new.png", *QUICK]) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        cli._write(tmp_path / "taken", b"png")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_serving_takes_flags_over_the_environment(monkeypatch):
+    import uvicorn  # noqa: PLC0415
+
+    served = {}
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: served.update(options, title=app.title))
+    monkeypatch.setattr("service.logs.configure", lambda level: served.update(level=level))
+    monkeypatch.setenv("RETOUCH_HOST", "127.0.0.2")
+    assert cli.main(["serve", "--port", "8123"]) == 0
+    assert (served["host"], served["port"], served["title"], served["level"]) == ("127.0.0.2", 8123, "Retouch", "info")
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["edit"], ["serve"]])
+def test_help_loads_no_network_library(command):
+    code = (
+        "import sys; from service import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit: print(sorted({'torch', 'diffusers', 'fastapi', 'transformers'} & set(sys.modules)))"
+    )
+    run = [sys.executable, "-c", code, *command, "--help"]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)  # noqa: S603  # our own words
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "service.cli", "edit", "--prompt"], capture_output=True, check=False)
+    assert done.returncode == 2
+    (command,) = entry_points(group="console_scripts", name="retouch")
+    assert command.value == "service.cli:main"
