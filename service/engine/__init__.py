@@ -1,0 +1,1 @@
+"""One edit: align, detect, plan, denoise, decode."""

@@ -1,0 +1,85 @@
+"""The core of a recording: what identifies an image and can draw it again. It outlives the activations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+from torch import Tensor
+
+from cache_store.keys import recording_id
+from cache_store.store import Draft, Recording
+from service.engine.codec import Pixels, from_png, to_png
+from service.engine.masks import to_png_array
+from service.engine.weights import Model
+from service.jobs import EditJob, Sampling
+
+
+@dataclass(frozen=True, eq=False)
+class Core:
+    """One drawn picture."""
+
+    prompt: str
+    sampling: Sampling
+    source_id: str | None  # of which it is an edit
+    latents: Tensor  # [steps + 1, 4, h, w], float32: the noise, and after every step
+    pixels: Pixels
+    words: Tensor  # [T, h, w]: where each token of the prompt looked
+    edit_mask: NDArray[np.bool_] | None = None  # [h, w]; of an edit
+    beginning: Tensor | None = None  # [k + 1, 4, h, w]: the prompt's first steps drawn densely; None: not known
+
+    def save(self, draft: Draft) -> None:
+        """Into a draft's blobs."""
+        told = {"prompt": self.prompt, "sampling": asdict(self.sampling), "source_id": self.source_id}
+        draft.put("told", json.dumps(told).encode())
+        draft.put("latents", self.latents.cpu())
+        draft.put("image", to_png(self.pixels))
+        draft.put("words", self.words)
+        if self.beginning is not None:
+            draft.put("beginning", self.beginning.cpu())
+        if self.edit_mask is not None:
+            draft.put("edit_mask", to_png(to_png_array(self.edit_mask, self.pixels.shape[0] // self.latents.shape[2])))
+
+    @classmethod
+    def load(cls, recording: Recording) -> Core:
+        """From an open recording. ValueError where a part is missing."""
+        told, latents, image, words = (recording.blob(name) for name in ("told", "latents", "image", "words"))
+        if not (isinstance(told, bytes) and isinstance(image, bytes)):
+            raise ValueError(f"the recording {recording.id!r} has no prompt or no image")  # noqa: TRY004  # it is the recording that is wrong
+        if not (isinstance(latents, Tensor) and isinstance(words, Tensor)):
+            raise ValueError(f"the recording {recording.id!r} has no latents or no words")  # noqa: TRY004  # the same
+        said, mask = json.loads(told), recording.blob("edit_mask")
+        pixels = from_png(image)
+        scale = pixels.shape[0] // latents.shape[2]
+        edit_mask = from_png(mask)[::scale, ::scale, 0] > 0 if isinstance(mask, bytes) else None
+        sampling, beginning = Sampling(**said["sampling"]), recording.blob("beginning")
+        seen = beginning if isinstance(beginning, Tensor) else None
+        return cls(said["prompt"], sampling, said["source_id"], latents, pixels, words, edit_mask, seen)
+
+
+def generation_id(model: Model, prompt: str, sampling: Sampling) -> str:
+    """What the image of a prompt is called: the same request is the same image."""
+    return recording_id({"model": model.fingerprint, "prompt": prompt, "sampling": asdict(sampling)})
+
+
+def edit_id(model: Model, source_id: str, sampling: Sampling, job: EditJob) -> str:
+    """What the edit of an image is called."""
+    identity: dict[str, Any] = {
+        "model": model.fingerprint,
+        "source": source_id,
+        "prompt": job.prompt,
+        "sampling": asdict(sampling),
+        "rules": asdict(job.rules),
+        "mask_mode": job.mask_mode,
+        "edit_mask": _digest(job.edit_mask) if job.edit_mask else None,
+    }
+    return recording_id(identity)
+
+
+def _digest(image: Image) -> str:
+    return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()

@@ -1,0 +1,69 @@
+"""A picture drawn from its prompt, densely, and recorded while it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cache_store.store import MemoryStore
+from service.engine.codec import Pixels, decode
+from service.engine.core import Core, generation_id
+from service.engine.denoise import Active, Call, Denoising
+from service.engine.paper import Paper, no_control
+from service.engine.receipts import Tally
+from service.engine.sampling import first_latents, make_sampler
+from service.engine.text import encode_branches
+from service.engine.weights import Model
+from service.jobs import Event, Preview, Sampling, Stage
+
+
+def draw(
+    model: Model,
+    store: MemoryStore | None,  # None: nothing is kept
+    prompt: str,
+    sampling: Sampling,
+    tally: Tally,
+    stage: Stage,
+    preview_every: int = 0,
+) -> Generator[Call | Event, Tensor | None, Core]:
+    """All steps of a picture, each recorded; the recording is visible when the picture is done."""
+    with tally.timed("encode"):
+        text = encode_branches(model, prompt, sampling)
+    first, num_steps = first_latents(model, sampling), sampling.num_inference_steps
+    paper = Paper.of(model, sampling)
+    words = paper.words()
+    draft = paper.draft(store, generation_id(model, prompt, sampling)) if store else None
+    loop = Denoising(
+        paper=paper,
+        sampler=make_sampler(model, sampling.sampler, num_steps),
+        text=text,
+        active=Active(paper.everything()),
+        stage=stage,
+        tally=tally,
+        draft=draft,
+        control=paper.keep_maps(draft, words) if draft else no_control,
+        preview=lambda step, original: whole_preview(step, decode(model, original)),
+        preview_every=preview_every,
+    )
+    try:
+        latents = yield from loop.run(first, range(num_steps))
+        with tally.timed("decode"):
+            pixels = decode(model, latents[-1])
+        trace = torch.cat([first, *latents])
+        beginning = trace[: paper.num_map_steps + 1]
+        core = Core(prompt, sampling, None, trace, pixels, words.mean(), beginning=beginning)
+        if draft:
+            core.save(draft)
+            draft.commit()
+    finally:
+        if draft:
+            draft.abort()
+    return core
+
+
+def whole_preview(step: int, pixels: Pixels) -> Preview:
+    """All of a picture as it will probably look."""
+    return Preview(step, Image.fromarray(pixels), (0, 0, pixels.shape[1], pixels.shape[0]))

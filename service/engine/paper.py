@@ -1,0 +1,100 @@
+"""What a picture is drawn on: the sizes of its resolutions, and what a recording of it holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from cache_store.store import Draft, MemoryStore, Recording
+from service.engine.macs import MacModel
+from service.engine.maps import KeepMaps, Moved, Words
+from service.engine.masks import num_detection_steps
+from service.engine.recording import (
+    Column,
+    Target,
+    columns_of,
+    kept_positions,
+    layout_of,
+    words_level,
+)
+from service.engine.sampling import num_branches
+from service.engine.unet import UNetConfig
+from service.engine.weights import Model
+from service.jobs import Sampling
+from sparse_ops.context import Control
+from sparse_ops.plan import active_positions
+
+
+def no_control(step: int) -> Control | None:  # noqa: ARG001  # at no step
+    """Cross-attention as it is."""
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Paper:
+    """What a picture of this model and these settings is drawn on: its sizes, and what a recording of it holds."""
+
+    model: Model
+    sampling: Sampling
+    sizes: tuple[tuple[int, int], ...]  # (h, w) of each resolution, highest first
+    columns: tuple[Column, ...]
+    macs: MacModel
+
+    @classmethod
+    def of(cls, model: Model, sampling: Sampling) -> Paper:
+        """Measures the network once for each size."""
+        h, w = sampling.height // model.latent_scale, sampling.width // model.latent_scale
+        sizes = tuple((math.ceil(h / 2**level), math.ceil(w / 2**level)) for level in range(model.num_levels))
+        num_tokens = model.tokenizers[0].model_max_length
+        columns = columns_of(model.unet, h, w, num_tokens, model.format.keep_inputs)
+        return cls(model, sampling, sizes, columns, _macs(model.unet.cfg, h, w, num_tokens))
+
+    @property
+    def num_map_steps(self) -> int:
+        """First steps whose cross-attention maps are kept: those that a detection compares."""
+        return num_detection_steps(self.sampling.num_inference_steps)
+
+    def everything(self) -> tuple[Tensor, ...]:
+        """All positions of all resolutions: dense."""
+        return tuple(
+            active_positions(torch.ones(num_branches(self.sampling), *self.sizes[0], dtype=torch.bool), len(self.sizes))
+        )
+
+    def draft(
+        self, store: MemoryStore, recording_id: str, parent: Recording | None = None, active: tuple[Tensor, ...] = ()
+    ) -> Draft:
+        """A new recording; of a parent's child only active rows are kept."""
+        layout = layout_of(
+            self.columns,
+            self.model.format,
+            self.sampling.num_inference_steps,
+            self.num_map_steps,
+            num_branches(self.sampling),
+        )
+        return store.create(recording_id, layout, parent, kept_positions(layout, active) if parent else None)
+
+    def words(self, base: Tensor | None = None) -> Words:
+        """Where tokens look, to be filled while it is drawn; `base` [T, h, w] where nothing is computed."""
+        level = words_level(self.columns)
+        return Words(level, self.sizes[level], self.macs.num_tokens, base)
+
+    def keep_maps(
+        self, draft: Draft, words: Words, moved: Callable[[int], Moved] | None = None
+    ) -> Callable[[int], Control | None]:
+        """The control of each step that records maps, in the first half of the steps: later ones look at detail."""
+        last = max(self.num_map_steps, self.sampling.num_inference_steps // 2)
+
+        def control(step: int) -> Control | None:
+            return KeepMaps(Target(draft, step), words, moved(step) if moved else None) if step < last else None
+
+        return control
+
+
+@lru_cache(maxsize=32)
+def _macs(cfg: UNetConfig, height: int, width: int, num_tokens: int) -> MacModel:
+    return MacModel.of(cfg, height, width, num_tokens)

@@ -1,0 +1,54 @@
+"""What a job cost, counted while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from service.engine.macs import MacModel
+from service.jobs import Fallback, Receipt, Stage
+from sparse_ops.plan import Plan
+
+
+class Tally:
+    """Rows, multiplications, bytes and seconds of one job. The source's generation counts seconds only."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+        self.fallbacks: list[Fallback] = []
+
+    def add(self, stage: Stage, seconds: float, plans: Sequence[Plan], macs: MacModel, num_bytes: int) -> None:
+        """One U-Net call."""
+        self._seconds[stage] += seconds
+        if stage == "source":
+            return
+        self._counts["rows_computed"] += len(plans[0].rows)
+        self._counts["macs_computed"] += macs.count(plans)
+        if stage == "denoise":
+            self._counts["rows_total"] += plans[0].batch * plans[0].height * plans[0].width
+            self._counts["macs_dense"] += macs.dense(plans[0].batch)
+        self._counts["bytes_moved"] += num_bytes
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Seconds of a stage that is no U-Net call."""
+        begin = time.perf_counter()
+        yield
+        self._seconds[stage] += time.perf_counter() - begin
+
+    def fall_back(self, stage: str, reason: str) -> None:
+        """Something is not done as was asked for, and why."""
+        self.fallbacks.append(Fallback(stage, reason))
+
+    def receipt(self, image_id: str, **other: Any) -> Receipt:
+        """The sum. `macs_dense` is what drawing the picture again would have cost."""
+        stages = ("encode", "source", "detect", "denoise", "decode")
+        seconds = {stage: self._seconds[stage] for stage in stages if stage in self._seconds}
+        seconds["total"] = time.perf_counter() - self._begin
+        counted: dict[str, Any] = {**self._counts, **other}
+        return Receipt(image_id, seconds=seconds, fallbacks=tuple(self.fallbacks), **counted)

@@ -1,0 +1,90 @@
+"""Prompts as the U-Net reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.engine.prompts import Alignment, Mix, align, mixing
+from service.engine.sampling import num_branches
+from service.engine.weights import Model
+from service.jobs import Sampling
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """Embedded prompts of a few images; with guidance the unconditional branch comes first."""
+
+    embeds: Tensor  # [B, T, D]
+    pooled: Tensor | None = None  # XL: [B, P]
+    time_ids: Tensor | None = None  # XL: [B, 6], size, crop and target size
+
+    @property
+    def added(self) -> tuple[Tensor, Tensor] | None:
+        """What XL adds to the time embedding."""
+        return None if self.pooled is None or self.time_ids is None else (self.pooled, self.time_ids)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A prompt as the first tokenizer cuts it; begin, end and padding included, so all prompts are equally long."""
+
+    ids: tuple[int, ...]  # [T]
+    words: tuple[int | None, ...]  # the word that each belongs to; None for begin, end and padding
+
+    @classmethod
+    def of(cls, model: Model, prompt: str) -> Tokens:
+        """Cuts a prompt; what is too long is cut off."""
+        cut = _tokenize(model.tokenizers[0], prompt)
+        return cls(tuple(cut.input_ids[0].tolist()), tuple(cut.word_ids(0)))
+
+
+def align_prompts(model: Model, source: str, edited: str) -> tuple[Alignment, Mix]:
+    """Which tokens stay, and how the source's cross-attention maps are carried over to the edited prompt."""
+    old, new = Tokens.of(model, source), Tokens.of(model, edited)
+    special, words = set(model.tokenizers[0].all_special_ids), (old.words, new.words)
+    return align(old.ids, new.ids, special=special, words=words), mixing(old.ids, new.ids, special=special, words=words)
+
+
+@torch.no_grad()
+def encode(model: Model, prompts: Sequence[str], width: int, height: int) -> Text:
+    """Embeds prompts. SD: the last hidden state; XL: the last but one of two encoders, and the second's pooled text."""
+    outputs = [
+        encoder(_tokenize(tokenizer, list(prompts)).input_ids.to(model.device), output_hidden_states=True)
+        for tokenizer, encoder in zip(model.tokenizers, model.text_encoders, strict=True)
+    ]
+    if len(outputs) == 1:
+        return Text(outputs[0].last_hidden_state)
+    embeds = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+    pooled = outputs[-1].text_embeds
+    if model.index.get("force_zeros_for_empty_prompt", True):
+        empty = torch.tensor([not prompt for prompt in prompts], device=model.device)
+        embeds = embeds.masked_fill(empty[:, None, None], 0)
+        pooled = pooled.masked_fill(empty[:, None], 0)
+    ids = torch.tensor([height, width, 0, 0, height, width], device=model.device, dtype=embeds.dtype)
+    return Text(embeds, pooled, ids.expand(len(prompts), -1))
+
+
+def encode_branches(model: Model, prompt: str, sampling: Sampling) -> Text:
+    """The prompt, and before it the negative one where there is guidance."""
+    prompts = (sampling.negative_prompt, prompt)[-num_branches(sampling) :]
+    return encode(model, prompts, sampling.width, sampling.height)
+
+
+def similarity(model: Model, source: str, edited: str) -> float:
+    """Cosine of two prompts' embeddings: XL's pooled text, else the hidden state of the end token."""
+    ids = [Tokens.of(model, prompt).ids for prompt in (source, edited)]
+    text = encode(model, (source, edited), 0, 0)
+    ends = [row.index(model.tokenizers[0].eos_token_id) for row in ids]
+    vectors = text.embeds[[0, 1], ends] if text.pooled is None else text.pooled
+    return float(torch.cosine_similarity(vectors[0].float(), vectors[1].float(), dim=0))
+
+
+def _tokenize(tokenizer: Any, prompts: str | list[str]) -> Any:
+    return tokenizer(
+        prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    )

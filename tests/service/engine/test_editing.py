@@ -1,0 +1,315 @@
+"""Edits: what they promise about the background, alone and in company."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from service.engine.core import Core
+from service.engine.denoise import Call
+from service.engine.editor import start
+from service.engine.recording import Format
+from service.errors import ConflictError, InputError, UnknownImageError
+from service.jobs import EditJob, EditRules, GenerateJob, ImageReady, Preview, SamplingRequest
+
+PROMPT, EDITED = "a red house", "a blue house"
+STEPS = SamplingRequest(num_inference_steps=4, guidance_scale=3.0, seed=3)
+NARROW = EditRules(dilation=0, margin=0, paste_margin=0)
+
+
+def square(top=4, left=6, size=5, side=64, scale=4):
+    """A user's mask: a white square, in latent positions."""
+    pixels = np.zeros((side, side), np.uint8)
+    pixels[top * scale : (top + size) * scale, left * scale : (left + size) * scale] = 255
+    return Image.fromarray(pixels)
+
+
+def given(source, mask=None, prompt=EDITED, rules=NARROW, **other):
+    """An edit under a user's mask."""
+    return EditJob(
+        prompt, image_id=source.image_id, edit_mask=mask or square(), mask_mode="given", rules=rules, **other
+    )
+
+
+def core(studio, outcome):
+    with studio.store.open(outcome.image_id) as recording:
+        return Core.load(recording)
+
+
+def as_pixels(mask, scale=4):
+    return mask.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+
+
+def check_background(studio, source, edited, mask, pasted=None):
+    """Latents outside of the mask equal the source's after every step, pixels outside of what is pasted too."""
+    old, new = core(studio, source), core(studio, edited)
+    outside = ~mask.expand_as(old.latents)
+    assert torch.equal(old.latents[outside], new.latents[outside])
+    assert not torch.equal(old.latents, new.latents)
+    far = ~as_pixels(mask if pasted is None else pasted)
+    assert torch.equal(source.pixels[far], edited.pixels[far])
+    assert not torch.equal(source.pixels, edited.pixels)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_the_background_is_the_sources_bit_for_bit(studio, sampler):
+    source = studio.generate(PROMPT, sampler=sampler)
+    edited = studio.run(given(source))
+    assert edited.mask.sum() == 25
+    check_background(studio, source, edited, edited.mask)
+    assert 4 * 2 * 25 <= edited.receipt.rows_computed <= 4 * 2 * 49  # rounded out to blocks
+
+
+def test_a_detected_mask_keeps_the_background_too(studio):
+    source = studio.generate(PROMPT)
+    edited = studio.edit(EDITED, source, rules=EditRules(dilation=0, margin=1, paste_margin=1))
+    assert 0 < edited.receipt.edited_ratio < 1
+    wide = torch.nn.functional.max_pool2d(edited.mask[None].float(), 3, 1, 1)[0].bool()
+    check_background(studio, source, edited, edited.mask, wide)
+
+
+def test_a_margin_computes_more_and_keeps_the_same_mask(sd2):
+    source = sd2.generate(PROMPT)
+    narrow, wide = (sd2.run(given(source, rules=EditRules(margin=margin, paste_margin=0))) for margin in (0, 2))
+    assert 4 * 2 * 81 <= wide.receipt.rows_computed <= 4 * 2 * 121  # rounded out to blocks
+    assert torch.equal(narrow.mask, wide.mask)
+    check_background(sd2, source, wide, wide.mask)
+    assert not torch.equal(narrow.pixels, wide.pixels)
+
+
+def test_the_same_words_return_the_source_and_say_so(studio):
+    source = studio.generate(PROMPT)
+    again = studio.edit(PROMPT, source)
+    assert again.image_id == source.image_id
+    assert torch.equal(again.pixels, source.pixels)
+    assert again.receipt.rows_computed == 0
+    assert again.receipt.edited_ratio == 0
+    assert [fallback.stage for fallback in again.receipt.fallbacks] == ["mask"]
+
+
+def test_an_empty_mask_of_the_user_returns_the_source(sd2):
+    source = sd2.generate(PROMPT)
+    edited = sd2.run(given(source, mask=Image.new("L", (64, 64))))
+    assert edited.image_id == source.image_id
+    assert "nothing" in edited.receipt.fallbacks[0].reason
+
+
+def test_everything_masked_is_a_new_drawing(studio):
+    """A complete image reads nothing: the edit is the dense generation of the new prompt."""
+    source = studio.generate(PROMPT)
+    edited = studio.run(given(source, mask=Image.new("L", (64, 64), 255)))
+    fresh = studio.generate(EDITED)
+    torch.testing.assert_close(core(studio, edited).latents, core(studio, fresh).latents, atol=1e-4, rtol=1e-4)
+    assert (edited.pixels - fresh.pixels).abs().max() <= 1
+    assert "dense" in edited.receipt.fallbacks[0].reason
+
+
+def test_unchanged_words_under_a_mask_draw_the_source_again(studio):
+    """Recorded values are what the network would compute: the edit reproduces the source inside the mask."""
+    source = studio.generate(PROMPT)
+    edited = studio.run(given(source, prompt=PROMPT))
+    torch.testing.assert_close(core(studio, edited).latents, core(studio, source).latents, atol=1e-4, rtol=1e-4)
+    assert (edited.pixels - source.pixels).abs().max() <= 2
+
+
+def test_an_edit_is_a_recording_and_a_chain_goes_on(studio):
+    source = studio.generate(PROMPT)
+    first = studio.run(given(source))
+    second = studio.run(given(first, mask=square(9, 2, 4), prompt="a blue house and a tree"))
+    assert core(studio, second).source_id == first.image_id
+    check_background(studio, first, second, second.mask)
+
+
+def test_a_child_keeps_only_its_own_rows(sd2):
+    source = sd2.generate(PROMPT)
+    of_source = sd2.store.num_bytes
+    sd2.run(given(source))
+    assert sd2.store.num_bytes - of_source < 0.35 * of_source  # 25 of 256 positions, 16 of 16 at the lowest resolution
+
+
+def test_drawing_a_childs_words_again_reproduces_the_child(sd2):
+    """What a child recorded, and what it leaves to its parent, is what the network computed."""
+    source = sd2.generate(PROMPT)
+    child = sd2.run(given(source))
+    again = sd2.run(given(child, prompt=EDITED))
+    torch.testing.assert_close(core(sd2, again).latents, core(sd2, child).latents, atol=1e-4, rtol=1e-4)
+
+
+def test_evicted_activations_make_an_edit_dense_and_keep_the_promise(studio):
+    source = studio.generate(PROMPT)
+    assert studio.store.evict(source.image_id)
+    edited = studio.run(given(source))
+    assert "evicted" in edited.receipt.fallbacks[0].reason
+    assert edited.receipt.tier is None
+    assert edited.receipt.rows_computed == edited.receipt.rows_total
+    check_background(studio, source, edited, edited.mask)
+    again = studio.run(given(edited, mask=square(9, 2, 4), prompt="a green house"))
+    assert not again.receipt.fallbacks  # the dense edit recorded everything
+
+
+def test_a_large_mask_is_drawn_densely_and_keeps_the_promise(sd2):
+    source = sd2.generate(PROMPT)
+    edited = sd2.run(given(source, mask=square(0, 0, 15)))
+    assert "dense" in edited.receipt.fallbacks[0].reason
+    check_background(sd2, source, edited, edited.mask)
+
+
+def test_a_dense_step_is_exact_where_a_sparse_one_has_stale_surroundings(sd2):
+    source = sd2.generate(PROMPT)
+    sparse = sd2.run(given(source))
+    dense = sd2.run(given(source, cache="off"))
+    assert dense.receipt.rows_computed == dense.receipt.rows_total
+    assert dense.image_id not in sd2.store.ids() or dense.image_id == sparse.image_id
+    assert not torch.equal(sparse.pixels, dense.pixels)
+
+
+def test_keys_and_values_recorded_equal_attention_inputs_recorded(make_studio):
+    edits = []
+    for keep_inputs in (True, False):
+        studio = make_studio("sd2", Format(torch.float32, keep_inputs=keep_inputs))
+        edits.append(core(studio, studio.run(given(studio.generate(PROMPT)))).latents)
+    torch.testing.assert_close(*edits, atol=1e-4, rtol=1e-4)
+
+
+def test_half_precision_recordings_draw_nearly_the_same(make_studio):
+    latents = []
+    for dtype in (torch.float32, torch.float16):
+        studio = make_studio("sd2", Format(dtype))
+        latents.append(core(studio, studio.run(given(studio.generate(PROMPT)))).latents)
+    torch.testing.assert_close(*latents, atol=2e-2, rtol=0)  # rounding to 11 bits, through four steps
+    assert not torch.equal(*latents)
+
+
+def test_masked_attention_is_another_picture(sd2):
+    source = sd2.generate(PROMPT)
+    exact = sd2.run(given(source))
+    masked = sd2.run(given(source, rules=EditRules(attention="masked", dilation=0, margin=0, paste_margin=0)))
+    check_background(sd2, source, masked, masked.mask)
+    assert not torch.equal(exact.pixels, masked.pixels)
+    assert masked.receipt.macs_computed < exact.receipt.macs_computed
+
+
+def test_the_papers_preset_goes_on_from_its_detection(sd2):
+    source = sd2.generate(PROMPT, num_inference_steps=10)
+    edited = sd2.edit(EDITED, source, rules=EditRules.fisedit())
+    assert edited.receipt.rows_computed < edited.receipt.rows_total
+    old, new = core(sd2, source), core(sd2, edited)
+    assert new.latents.shape == old.latents.shape
+    outside = ~edited.mask
+    assert not torch.equal(old.latents[-1][:, outside], new.latents[-1][:, outside])  # the background drifts
+    again = sd2.run(given(edited, prompt="a green house"))
+    assert "evicted" in again.receipt.fallbacks[0].reason  # its first steps are no recording
+
+
+def test_edits_in_one_call_equal_each_alone(studio):
+    """Other masks, steps, sources, lengths and a generation beside them."""
+    sources = [studio.generate(PROMPT), studio.generate("two cats", num_inference_steps=6, sampler="dpm++")]
+    jobs = [
+        given(sources[0]),
+        given(sources[1], mask=square(1, 2, 9), prompt="two dogs"),
+        EditJob("a red boat", image_id=sources[0].image_id),
+        GenerateJob("a tree", STEPS),
+    ]
+    together = studio.drive(studio.model, studio.store, jobs, delays=[0, 1, 2, 1])
+    latents = [core(studio, outcome).latents for outcome in together]
+    for job, outcome, company in zip(jobs, together, latents, strict=True):
+        studio.store.delete(outcome.image_id)
+        alone = studio.run(job)
+        assert torch.equal(alone.mask, outcome.mask) if isinstance(job, EditJob) else True
+        torch.testing.assert_close(core(studio, alone).latents, company, atol=1e-4, rtol=1e-4)
+        assert (alone.pixels - outcome.pixels).abs().max() <= 2
+
+
+def test_a_source_is_drawn_first_where_only_its_words_are_known(sd2):
+    edited = sd2.run(EditJob(EDITED, source_prompt=PROMPT, sampling=STEPS))
+    source = sd2.generate(PROMPT)
+    assert source.receipt.rows_computed == 0
+    assert edited.receipt.source_id == source.image_id
+    assert "source" in edited.receipt.seconds
+    assert edited.receipt.rows_total == 4 * 2 * 256
+
+
+def test_the_same_edit_twice_is_drawn_once(sd2):
+    source = sd2.generate(PROMPT)
+    first, again = sd2.run(given(source)), sd2.run(given(source))
+    assert again.image_id == first.image_id
+    assert again.receipt.rows_computed == 0
+    assert torch.equal(again.pixels, first.pixels)
+    assert torch.equal(again.mask, first.mask)
+
+
+def test_a_dry_run_stops_after_the_mask(sd2):
+    source = sd2.generate(PROMPT)
+    outcome = sd2.edit(EDITED, source, dry_run=True)
+    assert not [event for event in outcome.events if isinstance(event, ImageReady)]
+    assert 0 < outcome.receipt.edited_ratio < 1
+    assert outcome.receipt.rows_total == 0
+
+
+def test_a_union_holds_both_masks(sd2):
+    source = sd2.generate(PROMPT)
+    detected = sd2.edit(EDITED, source).mask
+    both = sd2.edit(EDITED, source, edit_mask=square(0, 0, 2), mask_mode="union").mask
+    assert torch.equal(both[:2, :2], torch.ones(2, 2, dtype=torch.bool))
+    assert torch.equal(both[2:], detected[2:])
+
+
+def test_events_come_in_their_order_and_previews_show_the_region(sd2):
+    source = sd2.generate(PROMPT)
+    outcome = sd2.run(given(source, preview_every=2))
+    assert [type(event).__name__ for event in outcome.events] == [
+        "Accepted", "MaskFound", "Preview", "ImageReady", "Receipt",
+    ]  # fmt: skip
+    preview = next(event for event in outcome.events if isinstance(event, Preview))
+    assert preview.box == (24, 16, 44, 36)
+    assert preview.image.size == (20, 20)
+
+
+@pytest.mark.parametrize("num_items", [1, 3, 5])
+def test_a_cancelled_edit_leaves_nothing(sd2, num_items):
+    source = sd2.generate(PROMPT)
+    before = sd2.store.ids(), sd2.store.num_bytes
+    script = start(sd2.model, sd2.store, given(source))
+    answer = None
+    for _ in range(num_items):
+        item = script.send(answer)
+        answer = torch.zeros_like(item.sample) if isinstance(item, Call) else None
+    script.close()
+    del item
+    assert (sd2.store.ids(), sd2.store.num_bytes) == before
+    assert sd2.store.evict(source.image_id)  # it is pinned no more
+
+
+def test_recorded_maps_steer_the_detection(sd2):
+    """With control, kept words look where they looked: another mask than without."""
+    source = sd2.generate(PROMPT, num_inference_steps=10)
+    found = [sd2.edit(EDITED, source, dry_run=True, rules=EditRules(control_ratio=ratio)).mask for ratio in (0.0, 1.0)]
+    assert not torch.equal(*found)
+
+
+def test_what_differs_from_the_source_is_refused_by_name(sd2):
+    source = sd2.generate(PROMPT)
+    for name, value in {"seed": 4, "num_inference_steps": 5, "sampler": "dpm++", "width": 128}.items():
+        with pytest.raises(ConflictError, match=name):
+            sd2.edit(EDITED, source, sampling=SamplingRequest(**{name: value}))
+    with pytest.raises(ConflictError, match="guidance_scale"):
+        sd2.edit(EDITED, source, sampling=SamplingRequest(guidance_scale=1.0))
+    sd2.edit(EDITED, source, sampling=SamplingRequest(guidance_scale=5.0, seed=3))
+
+
+def test_what_cannot_be_is_refused_by_name(sd2):
+    source = sd2.generate(PROMPT)
+    with pytest.raises(UnknownImageError, match="nowhere"):
+        sd2.run(EditJob(EDITED, image_id="nowhere"))
+    with pytest.raises(InputError, match="image_id"):
+        sd2.run(EditJob(EDITED))
+    with pytest.raises(InputError, match="image_id"):
+        sd2.run(EditJob(EDITED, image_id=source.image_id, source_prompt=PROMPT))
+    with pytest.raises(InputError, match="source_prompt"):
+        sd2.run(EditJob(EDITED, source_prompt=" "))
+    with pytest.raises(InputError, match="edit_mask"):
+        sd2.edit(EDITED, source, mask_mode="given")
+    with pytest.raises(InputError, match="edit_mask"):
+        sd2.edit(EDITED, source, mask_mode="union", edit_mask=Image.new("L", (60, 64)))
