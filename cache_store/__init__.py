@@ -1,0 +1,1 @@
+"""Named tensors of recorded generations, kept between edits."""
