@@ -149,7 +149,7 @@ class Denoising:
             if prediction is None:
                 raise ValueError("a call must be answered by its prediction, got None")
             seconds = time.perf_counter() - begin
-            self.tally.add(self.stage, seconds, plans_of((call.active,)), self.paper.macs, call.num_bytes_read)
+            self.tally.add(self.stage, seconds, plans_of((call.active,)), self.paper, call.num_bytes_read)
             guided = guide(prediction, self.paper.sampling.guidance_scale, self.paper.model.defaults.guidance_rescale)
             if self.preview and self.preview_every and (step + 1) % self.preview_every == 0 and step + 1 < steps.stop:
                 yield self.preview(step, predicted_original(self.sampler, guided, timestep, latents))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,7 +27,7 @@ from service.engine.unet import UNetConfig
 from service.engine.weights import Model
 from service.jobs import Sampling
 from sparse_ops.context import Control
-from sparse_ops.plan import active_positions
+from sparse_ops.plan import Plan, active_positions
 
 
 def no_control(step: int) -> Control | None:  # noqa: ARG001  # at no step
@@ -58,6 +58,10 @@ class Paper:
     def num_map_steps(self) -> int:
         """First steps whose cross-attention maps are kept: those that a detection compares."""
         return num_detection_steps(self.sampling.num_inference_steps)
+
+    def count_macs(self, plans: Sequence[Plan]) -> int:
+        """Multiplications of one call, those included that make keys and values of recorded attention inputs."""
+        return self.macs.count(plans, recorded_inputs=self.model.format.keep_inputs)
 
     def everything(self) -> tuple[Tensor, ...]:
         """All positions of all resolutions: dense."""

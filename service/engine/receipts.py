@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from service.engine.macs import MacModel
+from service.engine.paper import Paper
 from service.jobs import Fallback, Receipt, Stage
 from sparse_ops.plan import Plan
 
@@ -22,16 +22,16 @@ class Tally:
         self._counts: dict[str, int] = defaultdict(int)
         self.fallbacks: list[Fallback] = []
 
-    def add(self, stage: Stage, seconds: float, plans: Sequence[Plan], macs: MacModel, num_bytes: int) -> None:
+    def add(self, stage: Stage, seconds: float, plans: Sequence[Plan], paper: Paper, num_bytes: int) -> None:
         """One U-Net call."""
         self._seconds[stage] += seconds
         if stage == "source":
             return
         self._counts["rows_computed"] += len(plans[0].rows)
-        self._counts["macs_computed"] += macs.count(plans)
+        self._counts["macs_computed"] += paper.count_macs(plans)
         if stage == "denoise":
             self._counts["rows_total"] += plans[0].batch * plans[0].height * plans[0].width
-            self._counts["macs_dense"] += macs.dense(plans[0].batch)
+            self._counts["macs_dense"] += paper.macs.dense(plans[0].batch)
         self._counts["bytes_moved"] += num_bytes
 
     @contextmanager

@@ -18,7 +18,7 @@ from sparse_ops.plan import active_positions
 Mask = NDArray[np.bool_]  # [h, w], latent positions
 
 LEAST_DIFFERENCE = 1e-3  # of latents (of deviation 1): below it two drawings are one, up to rounding
-BREAK_EVEN_RATIO = {"cpu": 0.7, "cuda": 0.45}  # of computed positions, above which dense steps are as quick
+BREAK_EVEN_RATIO = {"cpu": 0.85, "cuda": 0.45}  # of computed positions, above which dense steps are as quick
 RATES = {"cpu": (7e10, 1e10), "cuda": (4e14, 4e12)}  # multiplications and bytes a second, for APSC's choice
 
 

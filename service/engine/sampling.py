@@ -28,7 +28,8 @@ def resolve(model: Model, request: SamplingRequest) -> Sampling:
         "height": defaults.height,
         "negative_prompt": "",
     }
-    sampling = Sampling(**(complete | request.given()))
+    complete |= request.given()
+    sampling = Sampling(**complete | {"guidance_scale": float(complete["guidance_scale"])})  # 7 and 7.0 are one image
     _check(model, sampling)
     return sampling
 

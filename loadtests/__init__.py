@@ -1,0 +1,1 @@
+"""Everything that measures: run as `python -m loadtests.NAME`."""

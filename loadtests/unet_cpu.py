@@ -1,0 +1,121 @@
+"""Seconds of one call of Stable Diffusion 2.1's U-Net on this CPU, dense next to sparse.
+
+866 M random weights (time does not depend on what they are), 96 x 96 latents, both guidance branches, bf16, one
+thread, all resolutions sparse, margin 0, recorded attention inputs, recording in memory. Dense is the fastest of
+ours, ours while it records, and diffusers'. Needs 8 GB and some six minutes; stop everything else first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from loadtests.shapes import NUM_TOKENS, check_size, load_masks, synthetic_masks
+from service.engine.unet import UNet, UNetConfig
+from sparse_ops.context import Context
+from sparse_ops.plan import Positions, active_positions, dense_plans, make_plans
+
+SIZE = 96
+SD21 = {
+    "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True,
+    "sample_size": SIZE, "upcast_attention": True,
+}  # fmt: skip
+
+
+class Kept(dict[str, Tensor]):
+    """Keeps one dense step of a batch: the writer."""
+
+    def rows(self, key: str, level: int, values: Tensor, positions: Positions) -> None:
+        """All rows, copied."""
+        del level, positions
+        self[key] = values.clone()
+
+    def statistics(self, key: str, values: Tensor) -> None:
+        """Of all images."""
+        self[key] = values
+
+
+class Reading:
+    """Gives what was kept: the reader."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+
+    def rows(self, key: str, positions: Positions) -> Tensor:
+        """Rows [M, C]."""
+        return self._kept[key].index_select(0, positions.index)
+
+    def statistics(self, key: str, image: int) -> Tensor:
+        """Mean and variance [2, G]."""
+        return self._kept[key][image]
+
+
+def seconds_of(name: str, run: Callable[[], object], num_runs: int = 1) -> float:
+    """The best of some runs; tells what it is doing."""
+    seconds = []
+    for _ in range(num_runs):
+        begin = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - begin)
+        print(f"{name} {seconds[-1]:.2f} s", file=sys.stderr, flush=True)
+    return min(seconds)
+
+
+@torch.no_grad()
+def measure(masks: dict[str, Tensor]) -> dict[str, object]:
+    """What is printed."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    theirs = UNet2DConditionModel(**SD21).eval()
+    theirs.to(memory_format=torch.channels_last)
+    with torch.device("meta"):
+        ours = UNet(UNetConfig.from_diffusers(theirs.config)).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
+    inputs = torch.randn(2, 4, SIZE, SIZE), torch.tensor([500, 500]), torch.randn(2, NUM_TOKENS, 1024)
+    num_levels = len(ours.cfg.channels)
+    everything, kept = dense_plans(2, SIZE, SIZE, num_levels), Kept()
+    seconds = {"recording": seconds_of("recording", lambda: ours(*inputs, Context(everything, writer=kept)))}
+    for name, mask in masks.items():
+        context = Context(make_plans(active_positions(mask.expand(2, -1, -1), num_levels)), Reading(kept))
+        seconds[name] = seconds_of(name, lambda context=context: ours(*inputs, context), num_runs=2)  # type: ignore[misc]  # mypy cannot infer the lambda's default
+    seconds["dense"] = seconds_of("dense", lambda: ours(*inputs, Context(everything)))
+    seconds["dense, diffusers"] = seconds_of("dense, diffusers", lambda: theirs(*inputs))
+    dense = min(seconds[name] for name in ("recording", "dense", "dense, diffusers"))
+    return {
+        "model": "sd2.1",
+        "latents": [2, 4, SIZE, SIZE],
+        "dtype": "bfloat16",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "ratios": {name: round(dense / seconds[name], 2) for name in masks},
+    }
+
+
+def main() -> None:
+    """Prints seconds and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--masks", type=Path, help=".npz of named bool masks [96, 96]")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    arguments = parser.parse_args()
+    masks = load_masks(arguments.masks) if arguments.masks else synthetic_masks(SIZE)
+    try:
+        check_size(masks, SIZE)
+    except ValueError as error:
+        parser.error(str(error))
+    torch.set_num_threads(arguments.threads)
+    result = measure(masks)
+    print(json.dumps(result) if arguments.json else "\n".join(f"{name}: {value}" for name, value in result.items()))
+
+
+if __name__ == "__main__":
+    main()
