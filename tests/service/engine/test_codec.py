@@ -1,0 +1,61 @@
+"""Pictures: decoded, pasted, written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.engine.codec import bounding_box, from_png, paste, to_png
+
+
+@pytest.fixture
+def pictures():
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (2, 64, 48, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def edit_mask():
+    mask = np.zeros((8, 6), bool)
+    mask[2:4, 1:3] = True
+    return mask
+
+
+@pytest.mark.parametrize("paste_margin", [0, 1, 2])
+def test_the_edit_is_inside_the_mask_and_the_source_beyond_the_margin(pictures, edit_mask, paste_margin):
+    source, edited = pictures
+    pasted = paste(source, edited, edit_mask, paste_margin)
+    inside = np.kron(edit_mask, np.ones((8, 8), bool))
+    assert np.array_equal(pasted[inside], edited[inside])
+    far = np.ones_like(inside)
+    reach = 8 * paste_margin
+    far[max(0, 16 - reach) : 32 + reach, max(0, 8 - reach) : 24 + reach] = False
+    assert np.array_equal(pasted[far], source[far])
+
+
+def test_the_source_blends_in_evenly(edit_mask):
+    source, edited = np.zeros((64, 48, 3), np.uint8), np.full((64, 48, 3), 160, np.uint8)
+    ramp = paste(source, edited, edit_mask, 1)[20, 23:33, 0].astype(int)
+    assert ramp[0] == 160
+    assert ramp[-1] == 0
+    assert set(-np.diff(ramp)) == {10, 20}  # 160 / 8, half of it at both ends
+
+
+def test_no_margin_is_a_hard_border(pictures, edit_mask):
+    source, edited = pictures
+    inside = np.kron(edit_mask, np.ones((8, 8), bool))
+    assert np.array_equal(paste(source, edited, edit_mask, 0), np.where(inside[..., None], edited, source))
+
+
+def test_an_empty_mask_is_the_source_and_a_full_one_the_edit(pictures):
+    source, edited = pictures
+    assert np.array_equal(paste(source, edited, np.zeros((8, 6), bool), 1), source)
+    assert np.array_equal(paste(source, edited, np.ones((8, 6), bool), 1), edited)
+
+
+def test_the_box_holds_the_mask(edit_mask):
+    assert bounding_box(edit_mask, 8) == (8, 16, 24, 32)
+
+
+def test_png_is_lossless(pictures):
+    assert np.array_equal(from_png(to_png(pictures[0])), pictures[0])
