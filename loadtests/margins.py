@@ -3,7 +3,7 @@
 python -m loadtests.margins [--pairs N] [--json] [--sheet FILE.png]
 
 `margin`: latent positions computed beyond the edit mask: success, kept attributes, multiplications.
-`paste_margin`: latent positions around it in which the source blends in: the step that this adds between two neighbouring
+`paste_margin`: latent positions around it in which the source blends in: the step that this adds between neighbouring
 pixels, in levels of 255, against the edited latents decoded whole (no seam). Below one level nobody sees it.
 """
 
