@@ -31,6 +31,10 @@ class _Entry:
     activations: Activations | None
     num_pins: int = 0
 
+    @property
+    def core_bytes(self) -> int:
+        return sum(blob.nbytes if isinstance(blob, Tensor) else len(blob) for blob in self.blobs.values())
+
 
 class Recording:
     """An open recording: what it holds does not leave before `close`. A context manager, for one thread at a time."""
@@ -109,6 +113,15 @@ class Draft:
         """Forgets it; safe to call twice, and after `commit`."""
         self.activations = self._blobs = None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """What was not committed is forgotten."""
+        self.abort()
+
     def _open_blobs(self) -> dict[str, Blob]:
         if self._blobs is None:
             raise ValueError(f"the draft of {self.id!r} was committed or aborted")
@@ -119,16 +132,18 @@ class MemoryStore:
     """All recordings of this process, within a budget of bytes for activations. Thread-safe.
 
     Activations leave in the order of their last use, who reads from others before those, and never while pinned.
-    Cores are small (some MB) and bounded by number: past it the least recently used recording is forgotten whole.
+    Cores are small (some MB), bounded by number and by bytes of their own: past either the least recently used
+    recording is forgotten whole.
     """
 
-    def __init__(self, budget_bytes: int, max_recordings: int = 1024) -> None:
+    def __init__(self, budget_bytes: int, max_recordings: int = 1024, core_bytes: int = 1 << 30) -> None:
         if budget_bytes < 0:
             raise ValueError(f"budget_bytes must not be negative, got {budget_bytes}")
         if max_recordings < 1:
             raise ValueError(f"max_recordings must be at least 1, got {max_recordings}")
         self.budget_bytes = budget_bytes
         self.max_recordings = max_recordings
+        self.core_bytes = core_bytes
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
         self._lock = threading.RLock()  # re-entrant: whoever drops the last reference calls `_release`, here too
         self._num_bytes = 0
@@ -224,12 +239,15 @@ class MemoryStore:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        """Bounds the number of recordings; the pinned stay, and the newest, which its maker may be about to open."""
+        """Bounds the cores; the pinned stay, and the newest, which its maker may be about to open."""
         num_excess = len(self._entries) - self.max_recordings
-        if num_excess > 0:
-            older = [one for one, its in list(self._entries.items())[:-1] if not its.num_pins]
-            for one in older[:num_excess]:
+        excess_bytes = sum(its.core_bytes for its in self._entries.values()) - self.core_bytes
+        for one, its in list(self._entries.items())[:-1]:
+            if num_excess <= 0 and excess_bytes <= 0:
+                return
+            if not its.num_pins:
                 del self._entries[one]
+                num_excess, excess_bytes = num_excess - 1, excess_bytes - its.core_bytes
 
     def _unpin(self, entry: _Entry) -> None:
         with self._lock:

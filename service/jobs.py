@@ -71,17 +71,15 @@ class EditRules:
     margin: int = 1  # latent positions computed beyond the mask, never kept
     paste_margin: int = 1  # latent positions by which the pasted region of the image is wider than the mask
     clean: bool = True  # drop fragments, fill holes, include what removed words drew; False: the paper's raw mask
-    restart: bool = True  # sparse from the first step, the mask known; False: go on from the detection's latents
-    overwrite: bool = True  # unmasked latents are the recorded ones at every step
+    keep_background: bool = True  # sparse from the first step, unmasked latents the recorded ones at every step;
+    #                               False: go on from the detection's latents, and let the background drift
     num_dense_levels: int = 0  # lowest resolutions that are computed densely
     control_ratio: float = 0.5  # part of the detection steps under recorded cross-attention maps; 0 = none
 
     @classmethod
     def fisedit(cls) -> EditRules:
         """The paper's own rules: raw mask, masked-only attention, low resolutions dense, no overwriting."""
-        return cls(
-            attention="masked", dilation=0, margin=0, clean=False, restart=False, overwrite=False, num_dense_levels=2
-        )
+        return cls(attention="masked", dilation=0, margin=0, clean=False, keep_background=False, num_dense_levels=2)
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,10 @@ class Fallback:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What the job cost and saved. MACs and rows count the U-Net calls of this job, its source's generation not."""
+    """What the job cost and saved. MACs and rows count the U-Net calls of this job, its source's generation not.
+
+    Totals and dense MACs are those of drawing the picture again. Seconds are waited: in company a call serves others too.
+    """
 
     image_id: str
     source_id: str | None = None

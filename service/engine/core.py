@@ -31,10 +31,10 @@ class Core:
     pixels: Pixels
     words: Tensor  # [T, h, w]: where each token of the prompt looked
     edit_mask: NDArray[np.bool_] | None = None  # [h, w]; of an edit
-    beginning: Tensor | None = None  # [k + 1, 4, h, w]: the prompt's first steps drawn densely; None: not known
+    beginning: Tensor | None = None  # [k + 1, 4, h, w]: its first dense steps as a detection sees them; None: not known
 
-    def save(self, draft: Draft) -> None:
-        """Into a draft's blobs."""
+    def commit(self, draft: Draft) -> None:
+        """Completes a draft whose steps are written; then it is visible."""
         told = {"prompt": self.prompt, "sampling": asdict(self.sampling), "source_id": self.source_id}
         draft.put("told", json.dumps(told).encode())
         draft.put("latents", self.latents.cpu())
@@ -44,6 +44,7 @@ class Core:
             draft.put("beginning", self.beginning.cpu())
         if self.edit_mask is not None:
             draft.put("edit_mask", to_png(to_png_array(self.edit_mask, self.pixels.shape[0] // self.latents.shape[2])))
+        draft.commit()
 
     @classmethod
     def load(cls, recording: Recording) -> Core:
@@ -68,7 +69,7 @@ def generation_id(model: Model, prompt: str, sampling: Sampling) -> str:
 
 
 def edit_id(model: Model, source_id: str, sampling: Sampling, job: EditJob) -> str:
-    """What the edit of an image is called."""
+    """What the edit of an image is called. It names the request: sparse or dense, its background is the same."""
     identity: dict[str, Any] = {
         "model": model.fingerprint,
         "source": source_id,

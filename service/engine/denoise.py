@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cache_store.store import Draft, Recording
-from service.engine.paper import Paper, no_control
+from service.engine.canvas import Canvas, no_control
 from service.engine.receipts import Tally
 from service.engine.recording import BatchReader, BatchWriter, Source, Target
 from service.engine.sampling import constant_channels, guide, num_branches, predicted_original
@@ -45,7 +45,7 @@ class Call:
     keep_inputs: bool
     stage: Stage
     step: int
-    num_steps: int
+    num_steps: int  # the loop's last step, and one more
 
     @property
     def num_images(self) -> int:
@@ -75,7 +75,7 @@ def predict(unet: UNet, calls: Sequence[Call]) -> list[Tensor]:  # [B, C, H, W],
         raise ValueError(f"calls of one pass must have equal shapes, got {[call.shape_key for call in calls]}")
     num_images = [call.num_images for call in calls]
     sample = torch.cat([call.sample for call in calls])
-    plans = [plan.to(sample.device) for plan in plans_of(tuple(call.active for call in calls))]
+    plans = plans_of(tuple(call.active for call in calls), sample.device)
     controls: list[Control | None] = []
     for call in calls:
         controls += call.controls or [None] * call.num_images
@@ -91,12 +91,12 @@ def predict(unet: UNet, calls: Sequence[Call]) -> list[Tensor]:  # [B, C, H, W],
     return list(noise.float().split(num_images))
 
 
-@lru_cache(maxsize=64)
-def plans_of(actives: tuple[Active, ...]) -> list[Plan]:
+@lru_cache(maxsize=16)
+def plans_of(actives: tuple[Active, ...], device: torch.device) -> list[Plan]:
     """Made once for each company of jobs: their masks do not change from step to step."""
     levels = [torch.cat(level) for level in zip(*(active.levels for active in actives), strict=True)]
     attend = [active.attend_recorded for active in actives for _ in active.levels[0]]
-    return make_plans(levels, attend)
+    return [plan.to(device) for plan in make_plans(levels, attend)]
 
 
 def _added(calls: Sequence[Call]) -> tuple[Tensor, Tensor] | None:
@@ -124,7 +124,7 @@ class Background:
 class Denoising:
     """One loop of denoising steps: a generation, a detection, or the sparse steps of an edit."""
 
-    paper: Paper
+    canvas: Canvas
     sampler: Any  # diffusers' own, of this loop alone
     text: Text
     active: Active
@@ -139,18 +139,21 @@ class Denoising:
 
     def run(self, latents: Tensor, steps: range) -> Steps:  # latents [1, 4, h, w]
         """Yields each U-Net call, is sent the prediction; returns the latents after each step."""
-        done, constant = [], constant_channels(self.paper.model, latents)
+        done, constant = [], constant_channels(self.canvas.model, latents)
         for step in steps:
             timestep = self.sampler.timesteps[step]
             scaled = self.sampler.scale_model_input(latents, timestep)
-            call = self._call(step, timestep, scaled if constant is None else torch.cat([scaled, constant], 1))
+            sample = scaled if constant is None else torch.cat([scaled, constant], 1)
+            call = self._call(step, steps.stop, timestep, sample)
             begin = time.perf_counter()
             prediction = yield call
             if prediction is None:
                 raise ValueError("a call must be answered by its prediction, got None")
             seconds = time.perf_counter() - begin
-            self.tally.add(self.stage, seconds, plans_of((call.active,)), self.paper, call.num_bytes_read)
-            guided = guide(prediction, self.paper.sampling.guidance_scale, self.paper.model.defaults.guidance_rescale)
+            self.tally.add(
+                self.stage, seconds, plans_of((call.active,), latents.device), self.canvas, call.num_bytes_read
+            )
+            guided = guide(prediction, self.canvas.sampling.guidance_scale, self.canvas.model.defaults.guidance_rescale)
             if self.preview and self.preview_every and (step + 1) % self.preview_every == 0 and step + 1 < steps.stop:
                 yield self.preview(step, predicted_original(self.sampler, guided, timestep, latents))
             latents = self.sampler.step(guided, timestep, latents).prev_sample
@@ -159,19 +162,19 @@ class Denoising:
             done.append(latents)
         return done
 
-    def _call(self, step: int, timestep: Tensor, sample: Tensor) -> Call:
-        branches = num_branches(self.paper.sampling)
+    def _call(self, step: int, num_steps: int, timestep: Tensor, sample: Tensor) -> Call:
+        branches = num_branches(self.canvas.sampling)
         control = self.control(step)
         return Call(
-            sample=sample.to(self.paper.model.dtype).expand(branches, -1, -1, -1),
+            sample=sample.to(self.canvas.model.dtype).expand(branches, -1, -1, -1),
             timestep=timestep.expand(branches),
             text=self.text,
             active=self.active,
             source=Source(self.recording, step) if self.recording else None,
             target=Target(self.draft, step) if self.draft else None,
             controls=(None,) * (branches - 1) + (control,) if control else (),
-            keep_inputs=self.paper.model.format.keep_inputs,
+            keep_inputs=self.canvas.model.format.keep_inputs,
             stage=self.stage,
             step=step,
-            num_steps=self.paper.sampling.num_inference_steps,
+            num_steps=num_steps,
         )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import nullcontext
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from cache_store.store import MemoryStore
+from service.engine.canvas import Canvas, no_control
 from service.engine.codec import Pixels, decode
 from service.engine.core import Core, generation_id
 from service.engine.denoise import Active, Call, Denoising
-from service.engine.paper import Paper, no_control
 from service.engine.receipts import Tally
 from service.engine.sampling import first_latents, make_sampler
 from service.engine.text import encode_branches
@@ -33,34 +34,30 @@ def draw(
     with tally.timed("encode"):
         text = encode_branches(model, prompt, sampling)
     first, num_steps = first_latents(model, sampling), sampling.num_inference_steps
-    paper = Paper.of(model, sampling)
-    words = paper.words()
-    draft = paper.draft(store, generation_id(model, prompt, sampling)) if store else None
+    canvas = Canvas.of(model, sampling)
+    words = canvas.words()
+    draft = canvas.draft(store, generation_id(model, prompt, sampling)) if store else None
     loop = Denoising(
-        paper=paper,
+        canvas=canvas,
         sampler=make_sampler(model, sampling.sampler, num_steps),
         text=text,
-        active=Active(paper.everything()),
+        active=Active(canvas.everything()),
         stage=stage,
         tally=tally,
         draft=draft,
-        control=paper.keep_maps(draft, words) if draft else no_control,
+        control=canvas.keep_maps(draft, words) if draft else no_control,
         preview=lambda step, original: whole_preview(step, decode(model, original)),
         preview_every=preview_every,
     )
-    try:
+    with draft or nullcontext():
         latents = yield from loop.run(first, range(num_steps))
         with tally.timed("decode"):
             pixels = decode(model, latents[-1])
         trace = torch.cat([first, *latents])
-        beginning = trace[: paper.num_map_steps + 1]
+        beginning = trace[: canvas.num_map_steps + 1]
         core = Core(prompt, sampling, None, trace, pixels, words.mean(), beginning=beginning)
         if draft:
-            core.save(draft)
-            draft.commit()
-    finally:
-        if draft:
-            draft.abort()
+            core.commit(draft)
     return core
 
 

@@ -19,14 +19,16 @@ from PIL import Image
 from torch import Tensor
 
 from cache_store.store import MemoryStore, Recording
+from service.engine.canvas import Canvas
 from service.engine.core import Core, edit_id, generation_id
 from service.engine.denoise import Call, Script
 from service.engine.drawing import draw
+from service.engine.masks import Mask, user_mask
 from service.engine.prompts import unknown_words
 from service.engine.receipts import Tally
 from service.engine.revision import Revision
 from service.engine.sampling import beside, resolve
-from service.engine.text import similarity
+from service.engine.text import is_cut, similarity
 from service.engine.weights import Model
 from service.errors import InputError, UnknownImageError
 from service.jobs import Accepted, EditJob, Event, GenerateJob, ImageReady, Job, MaskFound, Sampling
@@ -44,6 +46,8 @@ def generate(model: Model, store: MemoryStore, job: GenerateJob) -> Script:
     sampling = resolve(model, job.sampling)
     image_id = generation_id(model, job.prompt, sampling)
     yield Accepted(image_id, None, sampling.num_inference_steps)
+    _report_cut(model, job.prompt, tally)
+    tally.compare_with(Canvas.of(model, sampling))
     core = _recorded(store, image_id) if job.cache != "off" else None
     if core is None:
         kept_in = store if job.cache == "read_write" else None
@@ -56,25 +60,30 @@ def edit(model: Model, store: MemoryStore, job: EditJob) -> Script:
     """Redraws what the new words change, and keeps the rest of the source to the bit."""
     tally = Tally()
     source_id, sampling = _identify(model, store, job)
+    given = _given_mask(model, job, sampling)
     image_id = edit_id(model, source_id, sampling, job)
     yield Accepted(image_id, source_id, sampling.num_inference_steps)
+    _report_cut(model, job.prompt, tally)
+    tally.compare_with(Canvas.of(model, sampling))
     with (yield from _source(model, store, job, source_id, sampling, tally)) as recording:
-        known = None if job.cache == "off" else _recorded(store, image_id)
-        revision = Revision.of(model, job, sampling, recording, tally)
-        detection = None if known else (yield from revision.detect())
-        edit_mask = known.edit_mask if known and known.edit_mask is not None else revision.edit_mask(detection)
+        source, known = Core.load(recording), _recorded(store, image_id) if job.cache != "off" else None
+        revision = Revision.of(model, job, sampling, recording, source, given, tally)
+        if known is not None and known.edit_mask is not None:
+            edit_mask, begun = known.edit_mask, None
+        else:
+            edit_mask, begun = yield from revision.detect()
         yield MaskFound(edit_mask, float(edit_mask.mean()))
+        if not edit_mask.any():
+            tally.fall_back("mask", "the mask is empty" if job.mask_mode == "given" else "the new words change nothing")
+            image_id, known = source_id, source
         if not job.dry_run:
-            if not edit_mask.any():
-                tally.fall_back("mask", "the new words change nothing: the source is returned as it is")
-                image_id, known = source_id, revision.source
-            core = known or (yield from revision.redraw(store, image_id, edit_mask, detection))
+            core = known or (yield from revision.redraw(store, image_id, edit_mask, begun))
             yield ImageReady(image_id, Image.fromarray(core.pixels))
         yield tally.receipt(
             image_id,
             source_id=source_id,
-            similarity=similarity(model, revision.source.prompt, job.prompt),
-            tier="host" if recording.activations else None,
+            similarity=similarity(model, source.prompt, job.prompt),
+            tier="host" if revision.is_readable else None,
             edited_ratio=float(edit_mask.mean()),
             unknown_words=_unknown(model, job.prompt),
         )
@@ -93,15 +102,24 @@ def _identify(model: Model, store: MemoryStore, job: EditJob) -> tuple[str, Samp
     return str(job.image_id), beside(core.sampling, job.sampling)
 
 
+def _given_mask(model: Model, job: EditJob, sampling: Sampling) -> Mask | None:
+    """The user's mask in latent positions, before anything is drawn; InputError where it does not fit."""
+    if job.edit_mask is None and job.mask_mode != "detect":
+        raise InputError("edit_mask", f"is needed for mask_mode {job.mask_mode!r}")
+    scale = model.latent_scale
+    size = (sampling.height // scale, sampling.width // scale)
+    return None if job.edit_mask is None else user_mask(job.edit_mask, size, scale)
+
+
 def _source(
     model: Model, store: MemoryStore, job: EditJob, source_id: str, sampling: Sampling, tally: Tally
 ) -> Generator[Call | Event, Tensor | None, Recording]:
     """The recording to edit, pinned; drawn first where it is known by its prompt alone."""
     recording = store.open(source_id)
     if recording is None and job.source_prompt is not None:
-        prompt = _worded("source_prompt", job.source_prompt)
-        yield from draw(model, store, prompt, sampling, tally, "source")
-        recording = store.open(source_id)
+        kept_in = store if job.cache == "read_write" else MemoryStore(store.budget_bytes)  # for this job alone
+        yield from draw(model, kept_in, _worded("source_prompt", job.source_prompt), sampling, tally, "source")
+        recording = kept_in.open(source_id)
     if recording is None:
         raise UnknownImageError(source_id)
     return recording
@@ -113,6 +131,12 @@ def _recorded(store: MemoryStore, image_id: str) -> Core | None:
         return None
     with recording:
         return Core.load(recording)
+
+
+def _report_cut(model: Model, prompt: str, tally: Tally) -> None:
+    if is_cut(model, prompt):
+        num_tokens = model.tokenizers[0].model_max_length
+        tally.fall_back("encode", f"the prompt is longer than {num_tokens} tokens: its end was not read")
 
 
 def _unknown(model: Model, prompt: str) -> tuple[str, ...]:

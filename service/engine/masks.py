@@ -158,8 +158,8 @@ def edit_mask(
     region of removed words, cleaned. Our own rule; `paper_mask` is the paper's.
     """
     rule = rule or MaskRule()
-    weak = difference > rule.weak_ratio * otsu(difference)
-    mask = hysteresis(paper_mask(difference), ndimage.binary_opening(weak, np.ones((2, 2), bool)))
+    threshold = otsu(difference)
+    mask = hysteresis(_opened(difference > threshold), _opened(difference > rule.weak_ratio * threshold))
     if maps is not None:
         mask |= removed_region(maps, removed, difference.shape, rule.word_ratio, rule.removed_weak_ratio)
     return clean(mask, math.ceil(rule.least_ratio * mask.size), rule.dilation)
@@ -216,6 +216,12 @@ def _minmax(image: NDArray[np.floating]) -> NDArray[np.floating]:
 def _to_bytes(image: NDArray[np.floating]) -> Bytes:
     """`image` scaled to 0..255 and truncated, as the released code does."""
     return (255 * _minmax(image)).astype(np.uint8)
+
+
+def _opened(binary: Mask) -> Mask:
+    """The paper's 2x2 opening without OpenCV's shift; beyond the border counts as active."""
+    square = np.ones((2, 2), bool)
+    return ndimage.binary_dilation(ndimage.binary_erosion(binary, square, border_value=1), square)
 
 
 def _white(image: Image.Image) -> Mask:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from service.engine.paper import Paper
+from service.engine.canvas import Canvas
+from service.engine.sampling import num_branches
 from service.jobs import Fallback, Receipt, Stage
 from sparse_ops.plan import Plan
 
@@ -22,31 +23,36 @@ class Tally:
         self._counts: dict[str, int] = defaultdict(int)
         self.fallbacks: list[Fallback] = []
 
-    def add(self, stage: Stage, seconds: float, plans: Sequence[Plan], paper: Paper, num_bytes: int) -> None:
+    def add(self, stage: Stage, seconds: float, plans: Sequence[Plan], canvas: Canvas, num_bytes: int) -> None:
         """One U-Net call."""
         self._seconds[stage] += seconds
         if stage == "source":
             return
         self._counts["rows_computed"] += len(plans[0].rows)
-        self._counts["macs_computed"] += paper.count_macs(plans)
-        if stage == "denoise":
-            self._counts["rows_total"] += plans[0].batch * plans[0].height * plans[0].width
-            self._counts["macs_dense"] += paper.macs.dense(plans[0].batch)
+        self._counts["macs_computed"] += canvas.count_macs(plans)
         self._counts["bytes_moved"] += num_bytes
+
+    def compare_with(self, canvas: Canvas) -> None:
+        """Drawing the whole picture again is what the job is compared with."""
+        branches, num_steps = num_branches(canvas.sampling), canvas.sampling.num_inference_steps
+        self._counts["rows_total"] = num_steps * branches * canvas.sizes[0][0] * canvas.sizes[0][1]
+        self._counts["macs_dense"] = num_steps * canvas.macs.dense(branches)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Seconds of a stage that is no U-Net call."""
         begin = time.perf_counter()
-        yield
-        self._seconds[stage] += time.perf_counter() - begin
+        try:
+            yield
+        finally:
+            self._seconds[stage] += time.perf_counter() - begin
 
     def fall_back(self, stage: str, reason: str) -> None:
         """Something is not done as was asked for, and why."""
         self.fallbacks.append(Fallback(stage, reason))
 
     def receipt(self, image_id: str, **other: Any) -> Receipt:
-        """The sum. `macs_dense` is what drawing the picture again would have cost."""
+        """The sum."""
         stages = ("encode", "source", "detect", "denoise", "decode")
         seconds = {stage: self._seconds[stage] for stage in stages if stage in self._seconds}
         seconds["total"] = time.perf_counter() - self._begin

@@ -79,8 +79,7 @@ class _Scribe:
         self.columns[key] = Column("statistics", key, values[0].numel(), 1)
 
     def __call__(self, key: str, level: int, maps: Tensor, positions: Tensor) -> Tensor:
-        if len(positions) <= MAX_MAP_POSITIONS:
-            self.columns[key] = Column(f"maps.{level}", key, maps.shape[0] * maps.shape[2], len(positions))
+        self.columns[key] = Column(f"maps.{level}", key, maps.shape[0] * maps.shape[2], len(positions))
         return maps
 
 
@@ -90,6 +89,8 @@ def layout_of(columns: Sequence[Column], form: Format, num_steps: int, num_map_s
     for name in dict.fromkeys(column.plane for column in columns):
         own = [column for column in columns if column.plane == name]
         is_map = name.startswith("maps")
+        if is_map and own[0].num_rows > MAX_MAP_POSITIONS:
+            continue
         planes[name] = Plane.of(
             num_rows=own[0].num_rows * (1 if is_map else num_branches),
             widths={column.key: column.width for column in own},
@@ -100,12 +101,13 @@ def layout_of(columns: Sequence[Column], form: Format, num_steps: int, num_map_s
 
 
 def words_level(columns: Sequence[Column]) -> int:
-    """Where attention tells best what a word drew: the second highest resolution whose maps are kept.
+    """Where attention tells best what a word drew: the second of the resolutions of at most 48 x 48, or the lowest.
 
     At the highest one it is diffuse (Prompt-to-Prompt looks at 16 x 16 of 64 x 64 latents, too).
     """
-    levels = sorted({int(column.plane.removeprefix("maps.")) for column in columns if column.plane.startswith("maps.")})
-    return levels[:2][-1]
+    maps = {int(c.plane.removeprefix("maps.")): c.num_rows for c in columns if c.plane.startswith("maps.")}
+    small = [level for level in sorted(maps) if maps[level] <= MAX_MAP_POSITIONS]
+    return small[:2][-1] if small else max(maps)
 
 
 def kept_positions(layout: Layout, active: Sequence[Tensor]) -> dict[str, Tensor | None]:  # bool [branches, H, W] each

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from service.engine import masks
+from service.engine.masks import Mask
 from service.engine.prompts import Alignment
 from service.engine.receipts import Tally
 from service.engine.weights import Model
 from service.jobs import EditRules
 from sparse_ops.blocks import BlockCost, choose_blocks
 from sparse_ops.plan import active_positions
-
-Mask = NDArray[np.bool_]  # [h, w], latent positions
 
 LEAST_DIFFERENCE = 1e-3  # of latents (of deviation 1): below it two drawings are one, up to rounding
 BREAK_EVEN_RATIO = {"cpu": 0.85, "cuda": 0.45}  # of computed positions, above which dense steps are as quick
@@ -40,24 +38,28 @@ def detected_mask(
 
 
 def choose_active(
-    model: Model, edit_mask: Mask, rules: EditRules, num_branches: int, tally: Tally, *, readable: bool
+    model: Model, edit_mask: Mask, rules: EditRules, num_branches: int, tally: Tally, *, is_readable: bool
 ) -> tuple[Tensor, ...]:
     """Positions computed at each resolution, bool [branches, H, W]: the mask with its margin, or all, and then why.
 
     All is dense: it changes the cost of an edit, never what it promises about the background.
     """
-    wide = torch.from_numpy(masks.widen(edit_mask, rules.margin)).expand(num_branches, -1, -1)
-    ratio = float(wide.float().mean())
-    if not readable:
-        tally.fall_back("denoise", "the source's activations were evicted or not asked for")
-    elif ratio > BREAK_EVEN_RATIO[model.device.type]:
+    wide = torch.from_numpy(masks.widen(edit_mask, rules.margin))[None]
+    ratio, blocks = float(wide.float().mean()), _blocks(model, wide, rules.num_dense_levels)
+    active = active_positions(wide, model.num_levels, blocks)
+    if not is_readable:
+        tally.fall_back("denoise", "the source has no activations to read: they were evicted, not kept, or not wanted")
+    elif ratio > BREAK_EVEN_RATIO[model.device.type] or all(bool(level.all()) for level in active):
         tally.fall_back("denoise", f"{ratio:.0%} of the picture would be computed: dense is as quick")
     else:
-        macs, num_bytes = RATES[model.device.type]
-        costs = [BlockCost(channels, macs, num_bytes) for channels in model.unet.cfg.channels]
-        sparse = model.num_levels - rules.num_dense_levels
-        blocks = choose_blocks(wide[:1], costs)[:sparse] + (None,) * (model.num_levels - sparse)
-        return tuple(
-            level.expand(num_branches, -1, -1) for level in active_positions(wide[:1], model.num_levels, blocks)
-        )
-    return tuple(active_positions(torch.ones_like(wide), model.num_levels))
+        return tuple(level.expand(num_branches, -1, -1) for level in active)
+    everything = active_positions(torch.ones_like(wide), model.num_levels)
+    return tuple(level.expand(num_branches, -1, -1) for level in everything)
+
+
+def _blocks(model: Model, wide: Tensor, num_dense_levels: int) -> tuple[int | None, ...]:
+    """APSC's choice; the lowest resolutions dense where the rules say so."""
+    macs, num_bytes = RATES[model.device.type]
+    costs = [BlockCost(channels, macs, num_bytes) for channels in model.unet.cfg.channels]
+    num_sparse = model.num_levels - num_dense_levels
+    return choose_blocks(wide, costs)[:num_sparse] + (None,) * (model.num_levels - num_sparse)

@@ -28,8 +28,7 @@ def resolve(model: Model, request: SamplingRequest) -> Sampling:
         "height": defaults.height,
         "negative_prompt": "",
     }
-    complete |= request.given()
-    sampling = Sampling(**complete | {"guidance_scale": float(complete["guidance_scale"])})  # 7 and 7.0 are one image
+    sampling = _sampling(complete | request.given())
     _check(model, sampling)
     return sampling
 
@@ -40,12 +39,16 @@ def beside(source: Sampling, request: SamplingRequest) -> Sampling:
         own = getattr(source, name)
         if name not in FREE_BESIDE_A_SOURCE and value != own:
             raise ConflictError(name, f"is the source's, {own!r}; {value!r} was given beside it")
-    edited = Sampling(**(asdict(source) | request.given()))
+    edited = _sampling(asdict(source) | request.given())
     if num_branches(edited) != num_branches(source):
         raise ConflictError(
             "guidance_scale", f"must stay {'above' if source.guidance_scale > 1 else 'at most'} 1 like the source's"
         )
     return edited
+
+
+def _sampling(named: dict[str, Any]) -> Sampling:
+    return Sampling(**named | {"guidance_scale": float(named["guidance_scale"])})  # 7 and 7.0 are one image
 
 
 def num_branches(sampling: Sampling) -> int:
@@ -96,7 +99,8 @@ def constant_channels(model: Model, latents: Tensor) -> Tensor | None:  # [1, 4 
 def make_sampler(model: Model, name: Sampler, num_inference_steps: int) -> Any:
     """A fresh sampler for one job: diffusers' DDIM, or DPM-Solver++ (2M, second order)."""
     if name == "ddim":
-        sampler = DDIMScheduler.from_config(model.sampler_config)
+        # where the checkpoint's own sampler knows no clipping, DDIM's default would clip latents to -1 .. 1
+        sampler = DDIMScheduler.from_config({"clip_sample": False, **model.sampler_config})
     else:
         sampler = DPMSolverMultistepScheduler.from_config(
             model.sampler_config, algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint"

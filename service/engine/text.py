@@ -43,6 +43,12 @@ class Tokens:
         return cls(tuple(cut.input_ids[0].tolist()), tuple(cut.word_ids(0)))
 
 
+def is_cut(model: Model, prompt: str) -> bool:
+    """Whether the model reads only the beginning of a prompt."""
+    tokenizer = model.tokenizers[0]
+    return bool(len(tokenizer.tokenize(prompt)) > tokenizer.model_max_length - 2)  # begin and end take two
+
+
 def align_prompts(model: Model, source: str, edited: str) -> tuple[Alignment, Mix]:
     """Which tokens stay, and how the source's cross-attention maps are carried over to the edited prompt."""
     old, new = Tokens.of(model, source), Tokens.of(model, edited)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -18,7 +20,10 @@ from service.engine.unet import UNet, load_unet
 from service.errors import InputError
 
 EMBEDDED = Path(__file__).parent.parent / "postcard" / "model"
-_FILES = ["*.json", "*.txt", "*.safetensors"]  # what a snapshot of a hub repository needs; never pickles
+SMALL_BYTES = 256 << 20  # of a model whose files are all hashed whole
+_FOLDERS = ("unet", "vae", "text_encoder*", "tokenizer*", "scheduler")
+_SUFFIXES = (".json", ".txt", ".safetensors")  # never pickles
+FETCHED = ["model_index.json", "retouch.json", *(f"{folder}/*{end}" for folder in _FOLDERS for end in _SUFFIXES)]
 
 
 @dataclass(frozen=True)
@@ -70,24 +75,28 @@ def load_model(
     """Loads a diffusers directory, or fetches a hub repository first. InputError says what is missing or unknown."""
     directory = find_model(source)
     index = _json(directory / "model_index.json")
-    names = [name for name in ("", "_2") if f"text_encoder{name}" in index]
+    encoders = _encoder_classes(index)
+    defaults = _defaults(directory)
+    with _part(directory, "unet") as folder:
+        unet = load_unet(folder, dtype)
+    with _part(directory, "vae") as folder:
+        vae = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype)
+    tokenizers, text_encoders = [], []
+    for suffix, name in encoders.items():
+        with _part(directory, f"tokenizer{suffix}", "tokenizer.json", "vocab.json") as folder:
+            tokenizers.append(transformers.CLIPTokenizer.from_pretrained(folder))
+        with _part(directory, f"text_encoder{suffix}") as folder:
+            text_encoders.append(getattr(transformers, name).from_pretrained(folder, dtype=dtype))
     return Model(
         name=directory.name if Path(source).is_dir() else str(source),
         fingerprint=_fingerprint(directory),
-        unet=_unet(directory, dtype).to(device),
-        vae=AutoencoderKL.from_pretrained(directory / "vae", torch_dtype=dtype).to(device).eval().requires_grad_(False),
-        tokenizers=tuple(transformers.CLIPTokenizer.from_pretrained(directory / f"tokenizer{name}") for name in names),
-        text_encoders=tuple(
-            getattr(transformers, index[f"text_encoder{name}"][1])
-            .from_pretrained(directory / f"text_encoder{name}", dtype=dtype)
-            .to(device)
-            .eval()
-            .requires_grad_(False)
-            for name in names
-        ),
+        unet=unet.to(device).eval().requires_grad_(False),
+        vae=vae.to(device).eval().requires_grad_(False),
+        tokenizers=tuple(tokenizers),
+        text_encoders=tuple(encoder.to(device).eval().requires_grad_(False) for encoder in text_encoders),
         sampler_config=_json(directory / "scheduler" / "scheduler_config.json"),
         index=index,
-        defaults=_defaults(directory),
+        defaults=defaults,
         device=torch.device(device),
         dtype=dtype,
         format=form or Format(),
@@ -105,42 +114,90 @@ def find_model(source: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=_FILES))
+        return Path(snapshot_download(str(source), allow_patterns=FETCHED, ignore_patterns=["*non_ema*"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError("model", f"{str(source)!r} is no directory here, and the hub says: {error}") from error
+        raise InputError("model", f"there is no directory {str(source)!r}; of the hub: {_line(error)}") from error
 
 
-def _unet(directory: Path, dtype: torch.dtype) -> UNet:
+@contextmanager
+def _part(directory: Path, name: str, *either: str) -> Iterator[Path]:
+    """A folder of the model, while it is read; InputError names it and what is wrong in it.
+
+    It must hold one of `either`: transformers makes a tokenizer of nothing where the files are missing.
+    """
+    folder = directory / name
+    if not folder.is_dir():
+        raise InputError("model", f"a diffusers directory is needed: {directory.name}/{name} is missing")
+    if either and not any((folder / file).is_file() for file in either):
+        raise InputError("model", f"{directory.name}/{name} must hold {' or '.join(either)}")
     try:
-        return load_unet(directory / "unet", dtype).eval().requires_grad_(False)
-    except ValueError as error:
-        raise InputError("model", f"{directory.name!r} has a U-Net that is not supported: {error}") from error
+        yield folder
+    except Exception as error:  # torch, safetensors, diffusers and transformers each raise their own
+        raise InputError("model", f"{directory.name}/{name} cannot be read: {_line(error)}") from error
+
+
+def _encoder_classes(index: Mapping[str, Any]) -> dict[str, str]:
+    """The class of each text encoder, by its suffix; a part that a model has not is null."""
+    parts = {suffix: index.get(f"text_encoder{suffix}") for suffix in ("", "_2")}
+    named = {suffix: part[1] for suffix, part in parts.items() if isinstance(part, list) and len(part) == 2 and part[1]}
+    if not named:
+        raise InputError("model", "model_index.json names no text_encoder")
+    return named
 
 
 def _defaults(directory: Path) -> Defaults:
-    scale = 2 ** (len(_json(directory / "vae" / "config.json")["block_out_channels"]) - 1)
-    sample_size = _json(directory / "unet" / "config.json")["sample_size"]
+    channels = _entry(directory / "vae" / "config.json", "block_out_channels")
+    scale = 2 ** (len(channels) - 1)
+    sample_size = _entry(directory / "unet" / "config.json", "sample_size")
     height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
     own = directory / "retouch.json"
     told = _json(own) if own.is_file() else {}
+    known = {field.name for field in fields(Defaults)}
+    if unknown := sorted(set(told) - known):
+        raise InputError(
+            "model", f"retouch.json must hold some of {', '.join(sorted(known))}, got {', '.join(unknown)}"
+        )
     return Defaults(
         **{"width": width * scale, "height": height * scale} | told | {"words": tuple(told.get("words", ()))}
     )
 
 
 def _fingerprint(directory: Path) -> str:
-    """Small files whole; of weights the first MiB (it has the header) and the size."""
+    """Of all files, whole if they are less than 256 MiB together.
+
+    Of the files of a larger model the sizes and the first MiB, which has the header and some weights: two models that
+    differ only beyond it count as one.
+    """
+    files = [path for path in sorted(directory.rglob("*")) if path.suffix in _SUFFIXES]
+    sizes = [path.stat().st_size for path in files]
+    num_bytes = -1 if sum(sizes) < SMALL_BYTES else 1 << 20  # -1 = all
     digest = hashlib.sha256()
-    for path in sorted(directory.rglob("*")):
-        if path.suffix in {".json", ".txt", ".safetensors"}:
-            digest.update(f"{path.relative_to(directory)} {path.stat().st_size}".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(1 << 20))
+    for path, size in zip(files, sizes, strict=True):
+        digest.update(f"{path.relative_to(directory)} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(num_bytes))
     return digest.hexdigest()[:16]
+
+
+def _entry(path: Path, key: str) -> Any:
+    config = _json(path)
+    if key not in config:
+        raise InputError("model", f"{path.parent.name}/{path.name} must say {key}")
+    return config[key]
 
 
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError("model", f"a diffusers directory is needed: {path.parent.name}/{path.name} is missing")
-    read: dict[str, Any] = json.loads(path.read_text())
+    try:
+        read = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError("model", f"{path.parent.name}/{path.name} is no JSON: {_line(error)}") from error
+    if not isinstance(read, dict):
+        raise InputError("model", f"{path.parent.name}/{path.name} must be a JSON object, got {shorten(str(read), 80)}")
     return read
+
+
+def _line(error: Exception) -> str:
+    """What another library says, as one line."""
+    return shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")

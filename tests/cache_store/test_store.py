@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cache_store.layout import Plane
+from cache_store.store import MemoryStore
 
 
 def test_a_miss_is_none(archive):
@@ -233,6 +234,24 @@ def test_only_so_many_recordings_are_remembered(archive_of, num_bytes):
         archive.record("d")
         assert archive.store.ids() == ["b", "c", "d"]  # the pinned are not forgotten, nor is the newest
     assert archive.store.ids() == ["b", "d"]  # c was closed first
+
+
+def test_only_so_many_bytes_of_cores_are_remembered():
+    store = MemoryStore(0, core_bytes=2500)
+    for name in "abc":
+        with store.create(name, {}) as draft:
+            draft.put("image", bytes(1000))
+            draft.commit()
+    assert store.ids() == ["b", "c"]
+
+
+def test_a_draft_that_is_left_without_commit_is_aborted(archive_of, num_bytes):
+    archive = archive_of()
+    with archive.store.create("a", archive.layout) as draft:
+        assert archive.store.num_bytes == num_bytes
+    assert draft.activations is None
+    assert archive.store.ids() == []
+    assert archive.store.num_bytes == 0
 
 
 def test_ten_edits_deep_every_row_is_right(archive):

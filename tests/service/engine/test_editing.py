@@ -11,6 +11,7 @@ from service.engine.core import Core
 from service.engine.denoise import Call
 from service.engine.editor import start
 from service.engine.recording import Format
+from service.engine.sampling import make_sampler
 from service.errors import ConflictError, InputError, UnknownImageError
 from service.jobs import EditJob, EditRules, GenerateJob, ImageReady, Preview, SamplingRequest
 
@@ -93,7 +94,7 @@ def test_an_empty_mask_of_the_user_returns_the_source(sd2):
     source = sd2.generate(PROMPT)
     edited = sd2.run(given(source, mask=Image.new("L", (64, 64))))
     assert edited.image_id == source.image_id
-    assert "nothing" in edited.receipt.fallbacks[0].reason
+    assert edited.receipt.fallbacks[0].reason == "the mask is empty"
 
 
 def test_everything_masked_is_a_new_drawing(studio):
@@ -141,7 +142,7 @@ def test_evicted_activations_make_an_edit_dense_and_keep_the_promise(studio):
     source = studio.generate(PROMPT)
     assert studio.store.evict(source.image_id)
     edited = studio.run(given(source))
-    assert "evicted" in edited.receipt.fallbacks[0].reason
+    assert "evicted" in edited.receipt.fallbacks[-1].reason
     assert edited.receipt.tier is None
     assert edited.receipt.rows_computed == edited.receipt.rows_total
     check_background(studio, source, edited, edited.mask)
@@ -156,12 +157,12 @@ def test_a_large_mask_is_drawn_densely_and_keeps_the_promise(sd2):
     check_background(sd2, source, edited, edited.mask)
 
 
-def test_a_dense_step_is_exact_where_a_sparse_one_has_stale_surroundings(sd2):
+def test_without_cache_an_edit_is_dense_and_reads_no_activations(sd2):
     source = sd2.generate(PROMPT)
     sparse = sd2.run(given(source))
     dense = sd2.run(given(source, cache="off"))
     assert dense.receipt.rows_computed == dense.receipt.rows_total
-    assert dense.image_id not in sd2.store.ids() or dense.image_id == sparse.image_id
+    assert dense.receipt.tier is None
     assert not torch.equal(sparse.pixels, dense.pixels)
 
 
@@ -200,7 +201,8 @@ def test_the_papers_preset_goes_on_from_its_detection(sd2):
     outside = ~edited.mask
     assert not torch.equal(old.latents[-1][:, outside], new.latents[-1][:, outside])  # the background drifts
     again = sd2.run(given(edited, prompt="a green house"))
-    assert "evicted" in again.receipt.fallbacks[0].reason  # its first steps are no recording
+    assert "no activations" in again.receipt.fallbacks[0].reason  # its first steps are no recording
+    assert edited.receipt.rows_total == 10 * 2 * 256
 
 
 def test_edits_in_one_call_equal_each_alone(studio):
@@ -217,7 +219,8 @@ def test_edits_in_one_call_equal_each_alone(studio):
     for job, outcome, company in zip(jobs, together, latents, strict=True):
         studio.store.delete(outcome.image_id)
         alone = studio.run(job)
-        assert torch.equal(alone.mask, outcome.mask) if isinstance(job, EditJob) else True
+        if isinstance(job, EditJob):
+            assert torch.equal(alone.mask, outcome.mask)
         torch.testing.assert_close(core(studio, alone).latents, company, atol=1e-4, rtol=1e-4)
         assert (alone.pixels - outcome.pixels).abs().max() <= 2
 
@@ -245,7 +248,8 @@ def test_a_dry_run_stops_after_the_mask(sd2):
     outcome = sd2.edit(EDITED, source, dry_run=True)
     assert not [event for event in outcome.events if isinstance(event, ImageReady)]
     assert 0 < outcome.receipt.edited_ratio < 1
-    assert outcome.receipt.rows_total == 0
+    assert outcome.receipt.rows_computed == 2 * 256  # one step of detection
+    assert outcome.receipt.rows_total == 4 * 2 * 256
 
 
 def test_a_union_holds_both_masks(sd2):
@@ -313,3 +317,60 @@ def test_what_cannot_be_is_refused_by_name(sd2):
         sd2.edit(EDITED, source, mask_mode="given")
     with pytest.raises(InputError, match="edit_mask"):
         sd2.edit(EDITED, source, mask_mode="union", edit_mask=Image.new("L", (60, 64)))
+
+
+def test_a_given_mask_draws_no_step_before_it_is_checked(sd2):
+    script = start(sd2.model, sd2.store, EditJob(EDITED, source_prompt=PROMPT, sampling=STEPS, mask_mode="given"))
+    with pytest.raises(InputError, match="edit_mask"):
+        next(script)
+    wrong = EditJob(EDITED, source_prompt=PROMPT, sampling=STEPS, edit_mask=Image.new("L", (60, 64)))
+    with pytest.raises(InputError, match="64x64"):
+        next(start(sd2.model, sd2.store, wrong))
+    assert sd2.store.ids() == []
+
+
+@pytest.mark.parametrize("cache", ["off", "read_only"])
+def test_what_may_not_be_written_is_not(sd2, cache):
+    edited = sd2.run(EditJob(EDITED, source_prompt=PROMPT, sampling=STEPS, cache=cache))
+    assert sd2.store.ids() == []
+    assert sd2.store.num_bytes == 0
+    assert edited.receipt.tier == (None if cache == "off" else "host")
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("rules", [EditRules(), EditRules.fisedit()])
+def test_one_step_is_enough(sd2, steps, rules):
+    source = sd2.generate(PROMPT, num_inference_steps=steps)
+    edited = sd2.edit(EDITED, source, rules=rules)
+    assert core(sd2, edited).latents.shape == (steps + 1, 4, 16, 16)
+
+
+@pytest.mark.parametrize("kind", ["generated", "detected", "given"])
+def test_another_guidance_alone_is_detected_whatever_the_source_is(sd2, kind):
+    source = sd2.generate(PROMPT, num_inference_steps=10)
+    if kind == "detected":
+        source = sd2.edit(EDITED, source)
+    elif kind == "given":
+        source = sd2.run(given(source))
+    words = PROMPT if kind == "generated" else EDITED
+    edited = sd2.edit(words, source, sampling=SamplingRequest(guidance_scale=9.0))
+    assert edited.receipt.edited_ratio > 0
+
+
+def test_a_prompt_that_is_cut_off_is_told(sd2):
+    outcome = sd2.generate("a very very very very long prompt")
+    assert outcome.receipt.fallbacks[0].stage == "encode"
+    assert not sd2.generate(PROMPT).receipt.fallbacks
+
+
+def test_sizes_whose_lowest_resolution_is_large_are_drawn_and_edited(make_studio):
+    """More than 48 x 48 positions everywhere: no maps are recorded, words look where they look at the lowest."""
+    studio = make_studio("sdxl")
+    source = studio.generate(PROMPT, width=800, height=800, num_inference_steps=1)
+    edited = studio.edit(EDITED, source, edit_mask=Image.new("L", (200, 200)).resize((800, 800)), mask_mode="union")
+    assert edited.mask.shape == (200, 200)
+
+
+def test_a_scheduler_that_knows_no_clipping_does_not_clip(sd2):
+    del sd2.model.sampler_config["clip_sample"]
+    assert not make_sampler(sd2.model, "ddim", 4).config.clip_sample

@@ -9,7 +9,8 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
-from service.engine.sampling import first_latents, guide, make_sampler, resolve
+from service.engine.sampling import constant_channels, first_latents, guide, make_sampler, resolve
+from service.engine.text import encode
 from service.errors import InputError
 from service.jobs import GenerateJob, ImageReady, Preview, SamplingRequest
 
@@ -103,10 +104,20 @@ def test_previews_come_every_so_many_steps_and_approach_the_image(sd2):
 
 @pytest.mark.parametrize("channels", [8, 9])
 def test_networks_of_more_input_channels_draw_from_a_prompt_alone(make_studio, channels):
+    """The first step is diffusers' own network on the same channels; an edit goes through."""
     studio = make_studio("sd2", in_channels=channels)
     source = studio.generate(PROMPT)
-    edited = studio.edit("a blue house", source)
-    assert not torch.equal(source.pixels, edited.pixels)
+    with studio.store.open(source.image_id) as recording:
+        first, second = recording.blob("latents")[:2]
+    constant = constant_channels(studio.model, first[None])
+    assert constant.shape == (1, channels - 4, 16, 16)
+    text = encode(studio.model, ["", PROMPT], 64, 64)
+    sampler = make_sampler(studio.model, "ddim", 4)
+    sample = torch.cat([first[None], constant], 1).expand(2, -1, -1, -1)
+    noise = studio.pipeline.unet(sample, sampler.timesteps[0], text.embeds).sample
+    expected = sampler.step(guide(noise, 3.0, 0.0), sampler.timesteps[0], first[None]).prev_sample[0]
+    torch.testing.assert_close(second, expected.detach(), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(studio.edit("a blue house", source).pixels, source.pixels)
 
 
 def test_sizes_may_differ_from_the_models_own(sd2):

@@ -36,7 +36,7 @@ def no_control(step: int) -> Control | None:  # noqa: ARG001  # at no step
 
 
 @dataclass(frozen=True, eq=False)
-class Paper:
+class Canvas:
     """What a picture of this model and these settings is drawn on: its sizes, and what a recording of it holds."""
 
     model: Model
@@ -46,7 +46,7 @@ class Paper:
     macs: MacModel
 
     @classmethod
-    def of(cls, model: Model, sampling: Sampling) -> Paper:
+    def of(cls, model: Model, sampling: Sampling) -> Canvas:
         """Measures the network once for each size."""
         h, w = sampling.height // model.latent_scale, sampling.width // model.latent_scale
         sizes = tuple((math.ceil(h / 2**level), math.ceil(w / 2**level)) for level in range(model.num_levels))
