@@ -36,6 +36,24 @@ class _Entry:
         return sum(blob.nbytes if isinstance(blob, Tensor) else len(blob) for blob in self.blobs.values())
 
 
+class _Living:
+    """Bytes of the activations that are alive. It knows no store: a finalizer must not keep alive what it waits for."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self._lock = threading.RLock()  # re-entrant: a collection inside `add` may call `_release`
+
+    def add(self, activations: Activations) -> None:
+        """Counts them until they die."""
+        with self._lock:
+            self.num_bytes += activations.num_bytes
+        weakref.finalize(activations, self._release, activations.num_bytes).atexit = False
+
+    def _release(self, num_bytes: int) -> None:
+        with self._lock:
+            self.num_bytes -= num_bytes
+
+
 class Recording:
     """An open recording: what it holds does not leave before `close`. A context manager, for one thread at a time."""
 
@@ -145,13 +163,13 @@ class MemoryStore:
         self.max_recordings = max_recordings
         self.core_bytes = core_bytes
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
-        self._lock = threading.RLock()  # re-entrant: whoever drops the last reference calls `_release`, here too
-        self._num_bytes = 0
+        self._lock = threading.RLock()
+        self._living = _Living()
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the rows of all living activations, those of drafts and of deleted ancestors included."""
-        return self._num_bytes
+        return self._living.num_bytes
 
     def ids(self) -> list[str]:
         """All recordings, least recently used first."""
@@ -199,12 +217,11 @@ class MemoryStore:
         """Counts their bytes until they die, evicting others for them; False, and nobody evicted, if that is futile."""
         num_bytes = activations.num_bytes
         with self._lock:
-            for recording_id in self._who_leaves(self._num_bytes + num_bytes - self.budget_bytes):
+            for recording_id in self._who_leaves(self.num_bytes + num_bytes - self.budget_bytes):
                 self._entries[recording_id].activations = None
-            if self._num_bytes + num_bytes > self.budget_bytes:
+            if self.num_bytes + num_bytes > self.budget_bytes:
                 return False
-            self._num_bytes += num_bytes
-            weakref.finalize(activations, self._release, num_bytes).atexit = False
+            self._living.add(activations)
             return True
 
     def _who_leaves(self, missing_bytes: int) -> list[str]:
@@ -225,10 +242,6 @@ class MemoryStore:
     def _unpinned(self) -> dict[str, Activations]:
         """Activations by recording, least recently used first."""
         return {one: its.activations for one, its in self._entries.items() if its.activations and not its.num_pins}
-
-    def _release(self, num_bytes: int) -> None:
-        with self._lock:
-            self._num_bytes -= num_bytes
 
     def _add(self, recording_id: str, entry: _Entry) -> None:
         with self._lock:

@@ -221,7 +221,8 @@ def _to_bytes(image: NDArray[np.floating]) -> Bytes:
 def _opened(binary: Mask) -> Mask:
     """The paper's 2x2 opening without OpenCV's shift; beyond the border counts as active."""
     square = np.ones((2, 2), bool)
-    return ndimage.binary_dilation(ndimage.binary_erosion(binary, square, border_value=1), square)
+    opened: Mask = ndimage.binary_dilation(ndimage.binary_erosion(binary, square, border_value=1), square)
+    return opened
 
 
 def _white(image: Image.Image) -> Mask:

@@ -80,13 +80,13 @@ def load_model(
     with _part(directory, "unet") as folder:
         unet = load_unet(folder, dtype)
     with _part(directory, "vae") as folder:
-        vae = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype)
+        vae = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
     tokenizers, text_encoders = [], []
     for suffix, name in encoders.items():
         with _part(directory, f"tokenizer{suffix}", "tokenizer.json", "vocab.json") as folder:
             tokenizers.append(transformers.CLIPTokenizer.from_pretrained(folder))
         with _part(directory, f"text_encoder{suffix}") as folder:
-            text_encoders.append(getattr(transformers, name).from_pretrained(folder, dtype=dtype))
+            text_encoders.append(getattr(transformers, name).from_pretrained(folder, dtype=dtype, use_safetensors=True))
     return Model(
         name=directory.name if Path(source).is_dir() else str(source),
         fingerprint=_fingerprint(directory),
@@ -116,7 +116,7 @@ def find_model(source: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(source), allow_patterns=FETCHED, ignore_patterns=["*non_ema*"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError("model", f"there is no directory {str(source)!r}; of the hub: {_line(error)}") from error
+        raise InputError("model", f"there is no directory {str(source)!r}; the hub says: {_line(error)}") from error
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """What stays and what leaves: budget, pins, order, lineage."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -252,6 +254,15 @@ def test_a_draft_that_is_left_without_commit_is_aborted(archive_of, num_bytes):
     assert draft.activations is None
     assert archive.store.ids() == []
     assert archive.store.num_bytes == 0
+
+
+def test_a_store_that_nobody_has_any_more_is_freed(archive_of):
+    archive = archive_of()
+    archive.record("a")
+    with archive.store.open("a") as recording:
+        activations = weakref.ref(recording.activations)
+    del recording, archive
+    assert activations() is None
 
 
 def test_ten_edits_deep_every_row_is_right(archive):
