@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -81,6 +82,21 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def read_masks(path: Path) -> dict[str, Tensor]:
+    """The masks of a file; ValueError where it does not hold any."""
+    try:
+        with path.open("rb") as file:
+            is_archive = is_zipfile(file)
+        masks = load_masks(path) if is_archive else {}  # numpy would leave another file open
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # the readers of zip, deflate and npy each raise their own
+        raise ValueError(f"{path} must be an .npz file of masks: {error}") from error
+    if not masks:
+        raise ValueError(f"{path} must be an .npz file of masks, holds none")
+    return masks
+
+
 def main() -> None:
     """Prints the counts of one network for one file of masks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,8 +108,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # small integer work: two threads would wait for each other
     size = arguments.size // 8
-    masks = load_masks(arguments.masks) if arguments.masks else synthetic_masks(size)
     try:
+        masks = read_masks(arguments.masks) if arguments.masks else synthetic_masks(size)
         check_size(masks, size)
     except ValueError as error:
         parser.error(str(error))

@@ -23,7 +23,10 @@ DESCRIPTION = "Edit a generated image by editing its prompt; only what the new w
 
 
 def create_app(settings: Settings | None = None, open_worker: Callable[[Settings], Worker] | None = None) -> FastAPI:
-    """The ASGI application. Its worker is opened when the server starts, and drained when it stops."""
+    """The ASGI application. Its worker is opened when the server starts, and closed when it has stopped.
+
+    Draining is the server's: it waits for the requests that run, and with them for their jobs.
+    """
     settings = settings or read_settings()
     open_worker = open_worker or open_local_worker
 
@@ -46,11 +49,10 @@ def create_app(settings: Settings | None = None, open_worker: Callable[[Settings
 def open_local_worker(settings: Settings) -> Worker:
     """The worker of one process on one device."""
     return open_local(
-        partial(open_model, settings.model, device=settings.device, num_threads=settings.num_threads),
+        partial(open_model, settings.model, **settings.model_options),
         cache_bytes=settings.cache_bytes,
         queue_jobs=settings.queue_jobs,
         limits=Limits(running_jobs=settings.running_jobs, step_images=settings.step_images),
-        drain_seconds=settings.drain_seconds,
     )
 
 

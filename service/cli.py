@@ -15,13 +15,13 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from service.arguments import BAD_INPUT, Command, parser_of
-from service.errors import InputError, RetouchError
+from service.errors import InputError, JobFailedError, RetouchError
 from service.jobs import Job, Outcome, Receipt
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         _say(f"retouch: {_as_flag(error, options)}")
         return BAD_INPUT
+    except JobFailedError as error:
+        _say(f"retouch: {_defect(error)}")
+        return FAILED
     except (RetouchError, OSError) as error:
         _say(f"retouch: {error}")
         return FAILED
@@ -83,7 +86,7 @@ def serve(options: argparse.Namespace) -> int:
     from service.app import create_app  # noqa: PLC0415
     from service.workers.local import check_model  # noqa: PLC0415
 
-    check_model(settings.model)  # now, not when the server is up
+    check_model(settings.model, settings.device)  # now, not when the server is up
     logs.configure(settings.log_level)
     uvicorn.run(
         create_app(settings),
@@ -101,8 +104,7 @@ def _draw(options: argparse.Namespace, job: Job) -> int:
     from service.settings import read_settings  # noqa: PLC0415
 
     files = {name: getattr(options, name) for name in WHAT if getattr(options, name, None) is not None}
-    for name, path in files.items():
-        _check_file(name, path)
+    _check_files(files)
     settings = read_settings(model=options.model, device=options.device)
     store, outcome = _run(settings, job)
     receipt = outcome.receipt
@@ -125,7 +127,7 @@ def _run(settings: Settings, job: Job) -> tuple[MemoryStore, Outcome]:
     from service.batching.runner import run  # noqa: PLC0415
     from service.workers.local import open_model  # noqa: PLC0415
 
-    model = open_model(settings.model, device=settings.device, num_threads=settings.num_threads)
+    model = open_model(settings.model, **settings.model_options)
     store = MemoryStore(budget_bytes=settings.cache_bytes)
     with _progress() as on_call:
         return store, Outcome.of(run(model, store, job, on_call))
@@ -141,7 +143,7 @@ def _progress() -> Iterator[Callable[[Call], None]]:
 
         def on_call(call: Call) -> None:
             if call.stage not in bars:
-                bar = tqdm(total=call.num_steps, initial=call.step, desc=call.stage, leave=False, disable=None)
+                bar = tqdm(total=call.num_steps, desc=call.stage, leave=False, disable=None)
                 bars[call.stage] = stack.enter_context(bar)
             bars[call.stage].update()
 
@@ -155,7 +157,8 @@ def _picture(name: str, store: MemoryStore, outcome: Outcome) -> bytes | None:
     if name == "out":
         return encode_png(outcome.image.image) if outcome.image else None
     if name == "mask_out":
-        return encode_png(mask_image(outcome.mask.edit_mask)) if outcome.mask else None
+        picture = outcome.image.image if outcome.image else None
+        return encode_png(mask_image(outcome.mask.edit_mask, picture)) if outcome.mask else None
     recording = store.open(str(outcome.accepted.source_id))
     if recording is None:
         return None
@@ -190,6 +193,12 @@ def _as_flag(error: InputError, options: argparse.Namespace) -> str:
     return f"{flag}: {error.message}"
 
 
+def _defect(error: JobFailedError) -> str:
+    """A service's clients are sent to its log; here the traceback stands above."""
+    cause = error.__cause__
+    return str(error) if cause is None else f"a defect, see above: {type(cause).__name__}: {cause}"
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -197,16 +206,31 @@ def _read(path: Path) -> bytes:
         raise InputError("mask", f"{path}: {error.strerror}") from error
 
 
-def _check_file(name: str, path: Path) -> None:
-    """Before the work, not after it: InputError unless this file can be written."""
-    if path.is_dir():
-        raise InputError(name, f"{path} is a directory")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(name, f"{path.parent} is no directory that can be written to")
+def _check_files(files: Mapping[str, Path]) -> None:
+    """Before the work, not after it: InputError unless each file can be written, and to a place of its own."""
+    taken: set[Path] = set()
+    for name, path in files.items():
+        target = _target(name, path)
+        if target.exists() and not target.is_file():
+            raise InputError(name, f"{path} is no regular file")
+        if not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
+            raise InputError(name, f"{target.parent} is no directory that can be written to")
+        if target in taken:
+            raise InputError(name, f"{path} is already another picture's file")
+        taken.add(target)
+
+
+def _target(name: str, path: Path) -> Path:
+    """The file itself, where `path` is a link to it."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # links that go round
+        raise InputError(name, f"{path}: {error}") from error
 
 
 def _write(path: Path, png: bytes) -> None:
-    """Whole or not at all: written beside, then renamed."""
+    """Whole or not at all: written beside, then renamed. A link stays one."""
+    path = path.resolve()
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_bytes(png)

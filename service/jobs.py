@@ -157,7 +157,7 @@ class Fallback:
 class Receipt:
     """What the job cost and saved. MACs and rows count the U-Net calls of this job, its source's generation not.
 
-    Totals and dense MACs are those of drawing the picture again. Seconds are waited: in company a call serves others too.
+    Totals and dense MACs are those of drawing the picture again. Seconds are waited: a call may serve other jobs, too.
     """
 
     image_id: str

@@ -29,8 +29,15 @@ class Settings(BaseSettings):
 
     model: str = Field("postcard", description="diffusers directory or hub id; postcard is the embedded model")
     device: str = Field("auto", description="cpu, cuda, cuda:1 ...; auto = cuda if there is one")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="the model computes in it; auto = float16 on CUDA, float32 on the CPU"
+    )
     threads: PositiveInt | Literal["auto"] = Field("auto", description="of torch; auto = physical cores, at most 8")
     cache_bytes: int = Field(2 * 2**30, ge=0, description="memory for recorded activations")
+    storage_dtype: Literal["float16", "float32"] = Field("float16", description="recorded activations are kept in it")
+    record: Literal["inputs", "keys_values"] = Field(
+        "inputs", description="of self-attention: its inputs, or its keys and values (more memory, less work)"
+    )
 
     running_jobs: PositiveInt = Field(8, description="jobs that share the device at a time")
     queue_jobs: int = Field(32, ge=0, description="jobs that may wait beyond those; more are refused with 429")
@@ -38,6 +45,12 @@ class Settings(BaseSettings):
 
     body_bytes: PositiveInt = Field(8 * 2**20, description="largest request body")
     drain_seconds: float = Field(30.0, ge=0, description="how long running jobs may go on after SIGTERM")
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """How the model is opened, by the names of `open_model`."""
+        own = self.model_dump(include={"device", "dtype", "storage_dtype", "record"})
+        return {**own, "num_threads": self.num_threads}
 
     @property
     def num_threads(self) -> int | None:

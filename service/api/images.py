@@ -14,9 +14,10 @@ from PIL import Image
 from service.errors import InputError
 
 MAX_SIDE = 2048  # pixels
-LATENT_SCALE = 8  # pixels of one latent position
+LATENT_SCALE = 8  # pixels of one latent position, where there is no picture to say it
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_OTHERS = {b"\xff\xd8\xff": "a JPEG", b"GIF8": "a GIF", b"RIFF": "a WebP", b"BM": "a BMP", b"": "no picture"}
 
 
 def encode_png(image: Image.Image) -> bytes:
@@ -31,17 +32,17 @@ def encode_base64(png: bytes) -> str:
     return base64.b64encode(png).decode("ascii")
 
 
-def mask_image(edit_mask: NDArray[np.bool_]) -> Image.Image:
-    """The edit mask [h, w] at the size of its picture, white where it changes."""
+def mask_image(edit_mask: NDArray[np.bool_], picture: Image.Image | None = None) -> Image.Image:
+    """The edit mask [h, w], white where it changes, at its picture's size; without one at 8 pixels a position."""
     small = Image.fromarray(edit_mask.astype(np.uint8) * 255)
-    size = (small.width * LATENT_SCALE, small.height * LATENT_SCALE)
+    size = picture.size if picture else (small.width * LATENT_SCALE, small.height * LATENT_SCALE)
     return small.resize(size, Image.Resampling.NEAREST)
 
 
 def decode_mask(text: str, field: str = "edit_mask") -> Image.Image:
-    """The edit mask of a request: a PNG in base64, as greys. InputError names the field.
+    """The edit mask of a request: a PNG in base64, of any mode. InputError names the field.
 
-    What is transparent does not change, whatever its colour: a drawing of white strokes on nothing is a mask.
+    Which of its pixels are white is the engine's rule (`service.engine.masks`), so nothing is converted here.
     """
     try:
         png = base64.b64decode(text, validate=True)
@@ -58,16 +59,14 @@ def read_mask(png: bytes, field: str) -> Image.Image:
         image.load()
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise InputError(field, f"is a broken PNG: {error}") from error
-    if image.has_transparency_data:
-        colours = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", colours.size, "black"), colours)
-    return image.convert("L")
+    return image
 
 
 def _check_size(png: bytes, field: str) -> None:
     """Reads the header only: a small file may claim a picture that does not fit into memory."""
     if len(png) < 24 or not png.startswith(_SIGNATURE):
-        raise InputError(field, "must be a PNG")
+        came = next(kind for magic, kind in _OTHERS.items() if png.startswith(magic))
+        raise InputError(field, f"must be a PNG, got {came}")
     width, height = struct.unpack(">II", png[16:24])
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise InputError(field, f"must be at most {MAX_SIDE} x {MAX_SIDE} pixels, got {width} x {height}")

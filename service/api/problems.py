@@ -102,6 +102,9 @@ async def _invalid(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     found = first_error(error.errors())
+    media_type = request.headers.get("content-type", "")
+    if found.field == "body" and "json" not in media_type:
+        found = InputError("content-type", f"must be application/json, the header came as {media_type!r}")
     return _answer(request, INPUT, str(found), found.field)
 
 

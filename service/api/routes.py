@@ -126,6 +126,6 @@ def _written(job: Job, outcome: Outcome) -> Answer:
         source_id=receipt.source_id,
         image=encode_base64(encode_png(image.image)) if image else None,
         image_url=f"/images/{receipt.image_id}" if kept else None,
-        mask=encode_base64(encode_png(mask_image(mask.edit_mask))) if mask else None,
+        mask=encode_base64(encode_png(mask_image(mask.edit_mask, image.image if image else None))) if mask else None,
         receipt=receipt,
     )

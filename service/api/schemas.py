@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
 from PIL.Image import Image
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from service.api.images import MAX_SIDE, decode_mask
 from service.errors import InputError
@@ -28,7 +29,23 @@ MAX_PROMPT = 2000  # characters
 SAMPLING_FIELDS = ("seed", "num_inference_steps", "guidance_scale", "sampler", "width", "height", "negative_prompt")
 RULE_FIELDS = ("attention", "dilation", "margin", "paste_margin")
 
-Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT)]
+
+def _printable(text: str) -> str:
+    """Refuses control characters, other than those that part lines and columns."""
+    control = next((sign for sign in text if unicodedata.category(sign) == "Cc" and sign not in "\t\n\r"), None)
+    if control is not None:
+        raise PydanticCustomError(
+            "control_character", "must not hold the control character {sign}", {"sign": repr(control)}
+        )
+    return text
+
+
+Text = Annotated[str, StringConstraints(max_length=MAX_PROMPT), AfterValidator(_printable)]
+Prompt = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT),
+    AfterValidator(_printable),
+]
 Side = Annotated[int, Field(multiple_of=8, ge=64, le=MAX_SIDE)]
 Positions = Annotated[int, Field(ge=0, le=16)]
 
@@ -54,7 +71,7 @@ class SamplingFields(BaseModel):
     sampler: Sampler | None = None
     width: Side | None = Field(None, description="Pixels")
     height: Side | None = Field(None, description="Pixels")
-    negative_prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT)] | None = None
+    negative_prompt: Text | None = None
     cache: Cache = Field("read_write", description="Whether recordings are used, and whether this one is kept")
 
     def sampling(self) -> SamplingRequest:

@@ -49,7 +49,6 @@ class Batcher:
         self._tickets: dict[str, _Ticket] = {}
         self._arrived: list[str] = []
         self._cancelled: list[str] = []
-        self._deadline = float("inf")
         self._mean_seconds = FIRST_GUESS_SECONDS
         self._thread = threading.Thread(target=self._main, name="device", daemon=True)
         self._thread.start()
@@ -89,12 +88,11 @@ class Batcher:
                 self._cancelled.append(job_id)
                 self._changed.notify_all()
 
-    def close(self, drain_seconds: float = 0.0) -> None:
-        """Take no more jobs, give the taken ones `drain_seconds` to finish, fail the rest, and join the thread."""
+    def close(self) -> None:
+        """Take no more jobs, fail the taken ones at their next step, and join the thread."""
         with self._changed:
             if self._state != "dead":
                 self._state = "draining"
-            self._deadline = time.monotonic() + drain_seconds
             self._changed.notify_all()
         self._thread.join()
 
@@ -120,7 +118,7 @@ class Batcher:
                 self._changed.notify_all()
 
     def _serve(self, runner: Runner) -> None:
-        """Step until the batcher is closed and its jobs are done, or its time is up."""
+        """Step until the batcher is closed."""
         try:
             while self._exchange(runner):
                 for job_id, event in runner.step():
@@ -141,7 +139,7 @@ class Batcher:
         for job_id in cancelled:
             if runner.cancel(job_id):
                 self._deliver(job_id, Cancelled())
-        return self._state == "ready" or not (runner.idle or time.monotonic() > self._deadline)
+        return self._state == "ready"
 
     def _deliver(self, job_id: str, event: Event) -> None:
         with self._changed:

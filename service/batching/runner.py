@@ -166,7 +166,9 @@ class Runner:
         self.cancel(job_id)
         if not isinstance(error, RetouchError):
             log.error("job %s failed", job_id, exc_info=error)
-            error = JobFailedError(f"the job met a defect; the log has its traceback under {job_id}")
+            failure = JobFailedError(f"the job met a defect; the log has its traceback under {job_id}")
+            failure.__cause__ = error
+            error = failure
         self._events.append((job_id, Failed(error)))
 
 

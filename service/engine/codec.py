@@ -21,7 +21,7 @@ Pixels = NDArray[np.uint8]  # [height, width, 3]
 def decode(model: Model, latents: Tensor) -> Pixels:  # [1, 4, h, w] -> [h * scale, w * scale, 3]
     """The picture of a latent: the whole VAE decoder, dense. Exact."""
     config = model.vae.config
-    unscaled = latents.to(model.device, model.dtype) / config.scaling_factor + (
+    unscaled = latents.to(model.device, model.vae.dtype) / config.scaling_factor + (
         getattr(config, "shift_factor", None) or 0
     )
     picture = model.vae.decode(unscaled).sample[0].float().clamp(-1, 1)

@@ -45,7 +45,7 @@ class Call:
     keep_inputs: bool
     stage: Stage
     step: int
-    num_steps: int  # the loop's last step, and one more
+    num_steps: int  # of this loop
 
     @property
     def num_images(self) -> int:
@@ -144,7 +144,7 @@ class Denoising:
             timestep = self.sampler.timesteps[step]
             scaled = self.sampler.scale_model_input(latents, timestep)
             sample = scaled if constant is None else torch.cat([scaled, constant], 1)
-            call = self._call(step, steps.stop, timestep, sample)
+            call = self._call(step, len(steps), timestep, sample)
             begin = time.perf_counter()
             prediction = yield call
             if prediction is None:

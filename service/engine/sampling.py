@@ -92,7 +92,7 @@ def constant_channels(model: Model, latents: Tensor) -> Tensor | None:  # [1, 4 
         raise InputError("model", f"a U-Net of {model.unet.cfg.in_channels} input channels is not supported")
     scale = model.latent_scale
     grey = latents.new_zeros(1, 3, latents.shape[2] * scale, latents.shape[3] * scale)
-    masked = model.vae.encode(grey.to(model.dtype)).latent_dist.mean.float() * model.vae.config.scaling_factor
+    masked = model.vae.encode(grey.to(model.vae.dtype)).latent_dist.mean.float() * model.vae.config.scaling_factor
     return torch.cat([blank[:, :1] + 1, masked], 1)
 
 

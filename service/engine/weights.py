@@ -81,6 +81,8 @@ def load_model(
         unet = load_unet(folder, dtype)
     with _part(directory, "vae") as folder:
         vae = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+        if vae.config.force_upcast and dtype is torch.float16:  # XL's overflows in float16
+            vae = vae.float()
     tokenizers, text_encoders = [], []
     for suffix, name in encoders.items():
         with _part(directory, f"tokenizer{suffix}", "tokenizer.json", "vocab.json") as folder:

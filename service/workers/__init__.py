@@ -41,4 +41,4 @@ class Worker(Protocol):
         """
 
     async def close(self) -> None:
-        """Take no more jobs, let the taken ones finish for a while, and free the device."""
+        """Take no more jobs, end the taken ones at their next step, and free the device."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import torch
 import transformers
@@ -14,8 +15,9 @@ from cache_store.store import MemoryStore
 from service.batching.batcher import Batcher, State
 from service.batching.policy import Limits
 from service.batching.runner import Runner
+from service.engine.recording import Format
 from service.engine.weights import EMBEDDED, Model, find_model, load_model
-from service.errors import UnknownImageError
+from service.errors import InputError, UnknownImageError
 from service.jobs import Ending, Event, Job
 from service.workers import Blob
 
@@ -25,10 +27,9 @@ MAX_DEFAULT_THREADS = 8  # more do not pay for small networks, and disturb the n
 class LocalWorker:
     """The `Worker` over one batcher and the store that its jobs write to."""
 
-    def __init__(self, batcher: Batcher, store: MemoryStore, *, drain_seconds: float = 0.0) -> None:
+    def __init__(self, batcher: Batcher, store: MemoryStore) -> None:
         self._batcher = batcher
         self._store = store
-        self._drain_seconds = drain_seconds
 
     @property
     def state(self) -> State:
@@ -60,7 +61,7 @@ class LocalWorker:
 
     async def close(self) -> None:
         """As in `Worker`."""
-        await asyncio.to_thread(self._batcher.close, self._drain_seconds)
+        await asyncio.to_thread(self._batcher.close)
 
     def _read(self, image_id: str, name: Blob) -> bytes | None:
         recording = self._store.open(image_id)
@@ -77,7 +78,6 @@ def open_local(
     cache_bytes: int,
     queue_jobs: int,
     limits: Limits,
-    drain_seconds: float,
 ) -> LocalWorker:
     """A worker at once; the model is opened in the device thread, and `state` says when it is there."""
     store = MemoryStore(budget_bytes=cache_bytes)
@@ -86,26 +86,53 @@ def open_local(
         max_jobs=limits.running_jobs + queue_jobs,
         running_jobs=limits.running_jobs,
     )
-    return LocalWorker(batcher, store, drain_seconds=drain_seconds)
+    return LocalWorker(batcher, store)
 
 
-def open_model(source: str, *, device: str, num_threads: int | None) -> Model:
-    """Load a model onto a device.
+def open_model(
+    source: str,
+    *,
+    device: str = "auto",
+    num_threads: int | None = None,
+    dtype: str = "auto",
+    storage_dtype: str = "float16",
+    record: Literal["inputs", "keys_values"] = "inputs",
+) -> Model:
+    """Load a model onto a device. InputError where there is no such device, or the model is not whole.
 
     `source` is a diffusers directory, a hub id, or `postcard`, the embedded model. `device` is torch's name or `auto`
     (CUDA if there is one). `num_threads` None is torch's own number, the physical cores or OMP_NUM_THREADS, but at
-    most 8.
+    most 8. `dtype`, torch's name, is what the model computes in; `auto` is float16 on CUDA, else float32.
+    `storage_dtype` is what recordings are kept in, `record` what they keep of self-attention.
     """
+    place = find_device(device)
+    if dtype == "auto":
+        dtype = "float16" if place.type == "cuda" else "float32"
+    form = Format(getattr(torch, storage_dtype), keep_inputs=record == "inputs")
     transformers.utils.logging.disable_progress_bar()  # weights load in a second, and logs stay
     torch.set_num_threads(num_threads or min(MAX_DEFAULT_THREADS, torch.get_num_threads()))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_model(_source(source), device)
+    return load_model(_source(source), place, getattr(torch, dtype), form)
 
 
-def check_model(source: str) -> None:
-    """InputError where there is no such model; a hub repository is fetched."""
+def check_model(source: str, device: str) -> None:
+    """InputError where there is no such model, or no such device; a hub repository is fetched."""
+    find_device(device)
     find_model(_source(source))
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name; `auto` is CUDA if there is one. InputError where there is none."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in {"cpu", "cuda"}:
+        raise InputError("device", f"must be auto, cpu, cuda or cuda:NUMBER, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError("device", f"there is no {name!r} here: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
 
 
 def _source(source: str) -> str | Path:

@@ -65,6 +65,27 @@ def test_masks_of_another_size_are_refused(monkeypatch, capsys, tmp_path):
     assert "mask 'small' must be 96 x 96 as the latents are, got [64, 64]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK\x03\x04 cut off"])
+def test_a_file_that_is_not_there_or_damaged_is_one_line_and_code_2(monkeypatch, capsys, tmp_path, content):
+    path = tmp_path / "masks.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, capsys, "--masks", path)
+    assert end.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"{path} cannot be read: No such file" in said.err or f"{path} must be an .npz file of masks" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_a_file_of_no_masks_is_refused(monkeypatch, capsys, tmp_path):
+    np.savez(tmp_path / "masks.npz")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, capsys, "--masks", tmp_path / "masks.npz")
+    assert "masks.npz must be an .npz file of masks, holds none" in capsys.readouterr().err
+
+
 def test_people_get_a_table(monkeypatch, capsys):
     printed = run(monkeypatch, capsys, "--model", "sdxl", "--size", "512")
     assert printed.startswith("dense")

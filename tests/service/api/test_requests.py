@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.api.images import decode_mask, encode_base64, encode_png
+from service.api.images import decode_mask, encode_base64, encode_png, mask_image
 from service.api.schemas import EditRequest, GenerateRequest
+from service.engine.masks import user_mask
 from service.errors import InputError
 from service.jobs import EditRules, SamplingRequest
 
@@ -34,7 +35,15 @@ def mask(png_bytes):
 
 EDIT = {"prompt": "a blue house", "source_prompt": "a red house"}
 BAD_EDITS = {
-    "prompt": [{"prompt": ""}, {"prompt": " \n"}, {"prompt": "x" * 2001}, {"prompt": 3}, {"prompt": "\ud800"}],
+    "prompt": [
+        {"prompt": ""},
+        {"prompt": " \n"},
+        {"prompt": "x" * 2001},
+        {"prompt": 3},
+        {"prompt": "\ud800"},
+        {"prompt": "a\x00b"},
+    ],
+    "negative_prompt": [{"negative_prompt": "\x1b[0m"}, {"negative_prompt": "x" * 2001}],
     "source_prompt": [{"source_prompt": ""}],
     "image_id": [{"image_id": "a"}, {"source_prompt": None}, {"image_id": "", "source_prompt": None}],
     "seed": [{"seed": -1}, {"seed": 2**63}, {"seed": "1"}, {"seed": 1.5}, {"seed": True}],
@@ -50,6 +59,7 @@ BAD_EDITS = {
         {"edit_mask": "no base64!"},
         {"edit_mask": "data:image/png;base64," + mask(png())},
         {"edit_mask": mask(b"GIF89a" + bytes(40))},
+        {"edit_mask": mask(bytes(40))},
         {"edit_mask": mask(png()[:-30])},
         {"edit_mask": mask(png()[:40])},
         {"edit_mask": mask(png((2049, 8)))},
@@ -95,6 +105,14 @@ async def test_a_body_that_is_no_object_is_refused(client, body):
     assert response.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain"}])
+async def test_a_body_without_its_media_type_is_told_which_header_is_missing(client, headers):
+    response = await client.post("/generate", content=b'{"prompt": "a house"}', headers=headers)
+    assert response.status_code == 422
+    assert response.json()["field"] == "content-type"
+    assert "must be application/json" in response.json()["detail"]
+
+
 async def test_several_faults_are_told_at_once(client):
     response = await client.post("/generate", json={"prompt": "", "seed": -1})
     problem = response.json()
@@ -135,7 +153,7 @@ def test_a_preset_sets_the_rules_and_fields_win_over_it():
     rules = EditRequest(**EDIT, preset="fisedit", dilation=3).job().rules
     assert rules.dilation == 3
     assert rules.attention == "masked"
-    assert not rules.overwrite
+    assert not rules.keep_background
 
 
 def test_an_edit_mask_is_by_default_the_whole_mask():
@@ -143,24 +161,51 @@ def test_an_edit_mask_is_by_default_the_whole_mask():
     assert EditRequest(**EDIT, edit_mask=mask(png()), mask_mode="union").job().mask_mode == "union"
 
 
+def test_a_prompt_may_have_lines():
+    assert GenerateRequest(prompt="a house\n\tby the sea").job().prompt == "a house\n\tby the sea"
+
+
 def test_spaces_around_a_prompt_do_not_count():
     assert GenerateRequest(prompt=" a house ").job().prompt == "a house"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_masks_of_every_kind_become_greys(mode):
+def test_masks_of_every_kind_are_read_as_the_engine_reads_them(mode):
     colour = {"1": 1, "P": 1, "I;16": 65535, "LA": (255, 255)}.get(mode, "white")
     image = Image.new(mode, (16, 8), colour)
     if mode == "P":
         image.putpalette([0, 0, 0, 255, 255, 255])
     found = decode_mask(mask(encode_png(image)))
-    assert (found.mode, found.size, found.getextrema()) == ("L", (16, 8), (255, 255))
+    assert found.size == (16, 8)
+    assert user_mask(found, (8, 16)).all()
+
+
+def test_a_mask_of_16_bits_is_not_clipped_to_8():
+    greys = np.array([[0, 200, 300, 32767, 32768, 65535]], np.uint16)
+    found = decode_mask(mask(encode_png(Image.fromarray(greys))))
+    assert np.array_equal(np.asarray(found), greys)
+    assert user_mask(found, (1, 6)).tolist() == [[False, False, False, False, True, True]]
+
+
+@pytest.mark.parametrize(("form", "kind"), [("JPEG", "a JPEG"), ("GIF", "a GIF"), ("WebP", "a WebP"), ("BMP", "a BMP")])
+def test_a_mask_of_another_format_is_refused_by_what_it_is(form, kind):
+    file = io.BytesIO()
+    Image.new("L", (16, 8)).save(file, form)
+    with pytest.raises(InputError, match=f"must be a PNG, got {kind}"):
+        decode_mask(mask(file.getvalue()))
+
+
+def test_a_mask_is_drawn_as_large_as_its_picture():
+    edit_mask = np.eye(4, dtype=bool)
+    assert mask_image(edit_mask).size == (32, 32)
+    drawn = mask_image(edit_mask, Image.new("RGB", (16, 16)))
+    assert np.array_equal(np.asarray(drawn), np.kron(np.eye(4, dtype=np.uint8), np.full((4, 4), 255)))
 
 
 def test_what_is_transparent_does_not_change():
     image = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
     image.putpixel((2, 3), (255, 255, 255, 255))
-    assert np.argwhere(np.asarray(decode_mask(mask(encode_png(image))))).tolist() == [[3, 2]]
+    assert np.argwhere(user_mask(decode_mask(mask(encode_png(image))), (8, 8))).tolist() == [[3, 2]]
 
 
 def test_a_damaged_mask_is_refused_or_read_and_nothing_else():
@@ -171,7 +216,8 @@ def test_a_damaged_mask_is_refused_or_read_and_nothing_else():
         for place in rng.integers(8, len(whole), 3):
             damaged[place] = rng.integers(256)
         try:
-            assert decode_mask(encode_base64(bytes(damaged))).mode == "L"
+            found = decode_mask(encode_base64(bytes(damaged)))
+            user_mask(found, found.size[::-1])
         except InputError as error:
             assert error.field == "edit_mask"  # noqa: PT017  # both ends are right
 

@@ -150,24 +150,7 @@ def test_when_the_thread_dies_every_job_fails(open_batcher, bench, death):
         submit(batcher)
 
 
-def test_closing_lets_jobs_finish_in_their_time(open_batcher, bench):
-    bench.may_step.clear()
-    batcher = open_batcher()
-    batcher.wait_opened()
-    told = [submit(batcher)[1] for _ in range(4)]
-    closing = threading.Thread(target=batcher.close, args=(GUARD_SECONDS,))
-    closing.start()
-    with batcher._changed:
-        batcher._changed.wait_for(lambda: batcher.state == "draining", GUARD_SECONDS)
-    with pytest.raises(NotReadyError, match="shutting down"):
-        submit(batcher)
-    bench.may_step.set()
-    assert [one.kinds() for one in told] == [[Accepted, Receipt]] * 4
-    closing.join(GUARD_SECONDS)
-    assert batcher.state == "dead"
-
-
-def test_closing_fails_what_is_left_when_the_time_is_up(open_batcher, bench):
+def test_closing_ends_jobs_at_their_next_step_and_takes_no_more(open_batcher, bench):
     bench.may_step.clear()
     batcher = open_batcher()
     batcher.wait_opened()
@@ -177,9 +160,12 @@ def test_closing_fails_what_is_left_when_the_time_is_up(open_batcher, bench):
     closing.start()
     with batcher._changed:
         batcher._changed.wait_for(lambda: batcher.state == "draining", GUARD_SECONDS)
+    with pytest.raises(NotReadyError, match="shutting down"):
+        submit(batcher)
     bench.may_step.set()
     assert isinstance(told.next().error, NotReadyError)
     closing.join(GUARD_SECONDS)
+    assert batcher.state == "dead"
     assert bench.closed == ["a"]
     assert not batcher._thread.is_alive()
 

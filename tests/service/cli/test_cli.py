@@ -11,7 +11,7 @@ from PIL import Image
 
 from service import cli
 from service.batching import runner
-from service.errors import JobFailedError
+from service.errors import InputError, JobFailedError
 from service.jobs import Accepted, Failed
 
 OLD = "a snow mountain under a night sky with a red house"
@@ -90,6 +90,11 @@ def test_a_dry_run_writes_the_mask_only(tmp_path, capsys):
         (["generate", OLD, "--sampler", "euler"], "--sampler"),
         (["generate", OLD, "--out", "no/such/directory.png"], "--out"),
         (["generate", OLD, "--out", "."], "--out"),
+        (["generate", OLD, "--out", "/dev/null"], "--out"),
+        (["generate", OLD, "--device", "banana"], "--device"),
+        (["generate", OLD + "\x00"], "PROMPT"),
+        (edit("--out", "a.png", "--source-out", "./a.png"), "--source-out"),
+        (edit("--source-out", "a.png", "--mask-out", "a.png"), "--mask-out"),
         (["generate", OLD, "--model", "./nowhere"], "--model"),
         (["edit", "--prompt", NEW], "--source-prompt"),
         (["edit", "--prompt", "", "--source-prompt", OLD], "--prompt"),
@@ -99,6 +104,7 @@ def test_a_dry_run_writes_the_mask_only(tmp_path, capsys):
         (edit("--margin", "99"), "--margin"),
         (edit("--steps", "9999"), "--steps"),
         (["serve", "--port", "99999"], "--port"),
+        (["serve", "--device", "banana"], "--device"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_argument(capsys, arguments, name):
@@ -130,6 +136,18 @@ def test_a_failed_job_is_a_failure(monkeypatch, capsys, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_defect_is_told_with_its_cause_and_no_log_to_look_into(monkeypatch, capsys):
+    def defect(*_):
+        raise ZeroDivisionError("of the engine")
+
+    monkeypatch.setattr(runner.editor, "start", defect)
+    monkeypatch.setattr(
+        runner.Runner.__init__, "__kwdefaults__", runner.Runner.__init__.__kwdefaults__ | {"start": defect}
+    )
+    assert cli.main(["generate", OLD, *QUICK]) == 1
+    assert "retouch: a defect, see above: ZeroDivisionError: of the engine" in capsys.readouterr().err
+
+
 def test_an_interrupt_is_130(monkeypatch, tmp_path):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -146,6 +164,25 @@ def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+def test_links_stay_links_to_what_is_written(tmp_path):
+    (tmp_path / "link.png").symlink_to("kept.png")
+    cli._write(tmp_path / "link.png", b"png")
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "kept.png").read_bytes() == b"png"
+
+
+def test_two_names_of_one_file_are_refused(tmp_path):
+    (tmp_path / "link.png").symlink_to("a.png")
+    with pytest.raises(InputError, match="another picture's file"):
+        cli._check_files({"out": tmp_path / "a.png", "mask_out": tmp_path / "link.png"})
+
+
+def test_a_link_that_goes_round_is_refused(tmp_path):
+    (tmp_path / "round.png").symlink_to("round.png")
+    with pytest.raises(InputError, match=r"round\.png"):
+        cli._check_files({"out": tmp_path / "round.png"})
+
+
 def test_serving_takes_flags_over_the_environment(monkeypatch):
     import uvicorn  # noqa: PLC0415
 
@@ -155,6 +192,7 @@ def test_serving_takes_flags_over_the_environment(monkeypatch):
     monkeypatch.setenv("RETOUCH_HOST", "127.0.0.2")
     assert cli.main(["serve", "--port", "8123"]) == 0
     assert (served["host"], served["port"], served["title"], served["level"]) == ("127.0.0.2", 8123, "Retouch", "info")
+    assert served["timeout_graceful_shutdown"] == 30  # all of the draining is the server's
 
 
 @pytest.mark.parametrize("command", [[], ["generate"], ["edit"], ["serve"]])

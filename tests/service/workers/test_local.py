@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from contextlib import aclosing
 from types import SimpleNamespace
@@ -12,11 +13,13 @@ from cache_store.store import MemoryStore
 from service.batching.batcher import Batcher
 from service.batching.policy import Limits
 from service.batching.runner import Runner
+from service.engine.recording import Format
 from service.engine.weights import EMBEDDED
-from service.errors import NotReadyError, UnknownImageError
+from service.errors import InputError, NotReadyError, UnknownImageError
 from service.jobs import Accepted, GenerateJob, Receipt
+from service.settings import Settings
 from service.workers import local
-from service.workers.local import LocalWorker, open_local, open_model
+from service.workers.local import LocalWorker, check_model, find_device, open_local, open_model
 
 GUARD_SECONDS = 30  # a test that hangs fails
 
@@ -124,7 +127,7 @@ def test_a_worker_is_there_before_its_model():
         assert may_load.wait(GUARD_SECONDS)
         return SimpleNamespace(unet=None)
 
-    worker = open_local(load, cache_bytes=0, queue_jobs=1, limits=Limits(), drain_seconds=0)
+    worker = open_local(load, cache_bytes=0, queue_jobs=1, limits=Limits())
     assert worker.state == "loading"
     may_load.set()
     assert worker._batcher.wait_opened() == "ready"
@@ -134,5 +137,38 @@ def test_a_worker_is_there_before_its_model():
 @pytest.mark.parametrize(("source", "path"), [("postcard", EMBEDDED), ("some/model", "some/model")])
 def test_postcard_is_the_embedded_model(monkeypatch, source, path):
     monkeypatch.setattr(local, "load_model", lambda *given: given)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    assert open_model(source, device="auto", num_threads=1) == (path, device)
+    cuda = torch.cuda.is_available()
+    device, dtype = (torch.device("cuda"), torch.float16) if cuda else (torch.device("cpu"), torch.float32)
+    assert open_model(source, num_threads=1) == (path, device, dtype, Format())
+
+
+@pytest.mark.parametrize(("record", "keep_inputs"), [("inputs", True), ("keys_values", False)])
+def test_a_model_computes_and_records_as_it_is_told(monkeypatch, record, keep_inputs):
+    monkeypatch.setattr(local, "load_model", lambda *given: given)
+    settings = Settings(device="cpu", threads=1, dtype="bfloat16", storage_dtype="float32", record=record)
+    _, device, dtype, form = open_model("postcard", **settings.model_options)
+    assert (device, dtype, form) == (torch.device("cpu"), torch.bfloat16, Format(torch.float32, keep_inputs))
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_by_default_a_gpu_computes_in_half_precision(monkeypatch, cuda):
+    monkeypatch.setattr(local, "load_model", lambda *given: given)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(cuda))
+    assert open_model("postcard", num_threads=1)[2] is (torch.float16 if cuda else torch.float32)
+
+
+@pytest.mark.parametrize("name", ["banana", "cuda", "cuda:1", "cuda:9999", "cuda:-1", "meta", ""])
+def test_a_device_that_is_not_here_is_refused_by_name(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for use in (lambda: open_model("postcard", device=name), lambda: check_model("postcard", name)):
+        with pytest.raises(InputError, match=re.escape(repr(name))) as refused:
+            use()
+        assert refused.value.field == "device"
+
+
+def test_a_gpu_goes_by_its_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert find_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(InputError, match="torch sees 2 CUDA devices"):
+        find_device("cuda:2")
