@@ -1,8 +1,9 @@
 """Seconds of one call of Stable Diffusion 2.1's U-Net on this CPU, dense next to sparse.
 
 866 M random weights (time does not depend on what they are), 96 x 96 latents, both guidance branches, bf16, one
-thread, all resolutions sparse, margin 0, recorded attention inputs, recording in memory. Dense is the fastest of
-ours, ours while it records, and diffusers'. Needs 8 GB and some six minutes; stop everything else first.
+thread, all resolutions sparse, margin 0, recorded keys and values (or attention inputs: `--record inputs`), one step
+held in a dict, not in the store. Dense is the fastest of ours, ours while it records, and diffusers'. Needs 8 GB and
+some six minutes; stop everything else first.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def seconds_of(name: str, run: Callable[[], object], num_runs: int = 1) -> float
 
 
 @torch.no_grad()
-def measure(masks: dict[str, Tensor]) -> dict[str, object]:
+def measure(masks: dict[str, Tensor], *, keep_inputs: bool) -> dict[str, object]:
     """What is printed."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
@@ -82,9 +83,11 @@ def measure(masks: dict[str, Tensor]) -> dict[str, object]:
     inputs = torch.randn(2, 4, SIZE, SIZE), torch.tensor([500, 500]), torch.randn(2, NUM_TOKENS, 1024)
     num_levels = len(ours.cfg.channels)
     everything, kept = dense_plans(2, SIZE, SIZE, num_levels), Kept()
-    seconds = {"recording": seconds_of("recording", lambda: ours(*inputs, Context(everything, writer=kept)))}
+    recording = Context(everything, writer=kept, keep_inputs=keep_inputs)
+    seconds = {"recording": seconds_of("recording", lambda: ours(*inputs, recording))}
     for name, mask in masks.items():
-        context = Context(make_plans(active_positions(mask.expand(2, -1, -1), num_levels)), Reading(kept))
+        plans = make_plans(active_positions(mask.expand(2, -1, -1), num_levels))
+        context = Context(plans, Reading(kept), keep_inputs=keep_inputs)
         seconds[name] = seconds_of(name, lambda context=context: ours(*inputs, context), num_runs=2)  # type: ignore[misc]  # mypy cannot infer the lambda's default
     seconds["dense"] = seconds_of("dense", lambda: ours(*inputs, Context(everything)))
     seconds["dense, diffusers"] = seconds_of("dense, diffusers", lambda: theirs(*inputs))
@@ -93,6 +96,7 @@ def measure(masks: dict[str, Tensor]) -> dict[str, object]:
         "model": "sd2.1",
         "latents": [2, 4, SIZE, SIZE],
         "dtype": "bfloat16",
+        "recorded": "inputs" if keep_inputs else "keys_values",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
@@ -104,6 +108,7 @@ def main() -> None:
     """Prints seconds and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--masks", type=Path, help=".npz of named bool masks [96, 96]")
+    parser.add_argument("--record", choices=("keys_values", "inputs"), default="keys_values")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     arguments = parser.parse_args()
@@ -113,7 +118,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     torch.set_num_threads(arguments.threads)
-    result = measure(masks)
+    result = measure(masks, keep_inputs=arguments.record == "inputs")
     print(json.dumps(result) if arguments.json else "\n".join(f"{name}: {value}" for name, value in result.items()))
 
 
