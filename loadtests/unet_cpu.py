@@ -12,8 +12,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -70,31 +71,44 @@ def seconds_of(name: str, run: Callable[[], object], num_runs: int = 1) -> float
     return min(seconds)
 
 
-@torch.no_grad()
-def measure(masks: dict[str, Tensor], *, keep_inputs: bool) -> dict[str, object]:
-    """What is printed."""
+def both(config: Mapping[str, Any]) -> tuple[UNet2DConditionModel, UNet]:
+    """One network twice, in bfloat16: diffusers' and ours, of the same random weights."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    theirs = UNet2DConditionModel(**SD21).eval()
+    try:
+        theirs = UNet2DConditionModel(**config).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
     theirs.to(memory_format=torch.channels_last)
     with torch.device("meta"):
         ours = UNet(UNetConfig.from_diffusers(theirs.config)).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
-    inputs = torch.randn(2, 4, SIZE, SIZE), torch.tensor([500, 500]), torch.randn(2, NUM_TOKENS, 1024)
+    return theirs, ours
+
+
+@torch.no_grad()
+def measure(
+    masks: dict[str, Tensor], *, keep_inputs: bool, config: Mapping[str, Any] = SD21, size: int = SIZE
+) -> dict[str, object]:
+    """What is printed."""
+    theirs, ours = both(config)
+    inputs = torch.randn(2, 4, size, size, dtype=torch.bfloat16), torch.tensor([500, 500])
+    embeds = torch.randn(2, NUM_TOKENS, ours.cfg.context_channels, dtype=torch.bfloat16)
+    text = ours.read(embeds)  # once for a prompt, not for each step
     num_levels = len(ours.cfg.channels)
-    everything, kept = dense_plans(2, SIZE, SIZE, num_levels), Kept()
+    everything, kept = dense_plans(2, size, size, num_levels), Kept()
     recording = Context(everything, writer=kept, keep_inputs=keep_inputs)
-    seconds = {"recording": seconds_of("recording", lambda: ours(*inputs, recording))}
+    seconds = {"recording": seconds_of("recording", lambda: ours(*inputs, text, recording))}
     for name, mask in masks.items():
         plans = make_plans(active_positions(mask.expand(2, -1, -1), num_levels))
         context = Context(plans, Reading(kept), keep_inputs=keep_inputs)
-        seconds[name] = seconds_of(name, lambda context=context: ours(*inputs, context), num_runs=2)  # type: ignore[misc]  # mypy cannot infer the lambda's default
-    seconds["dense"] = seconds_of("dense", lambda: ours(*inputs, Context(everything)))
-    seconds["dense, diffusers"] = seconds_of("dense, diffusers", lambda: theirs(*inputs))
+        seconds[name] = seconds_of(name, lambda context=context: ours(*inputs, text, context), num_runs=2)  # type: ignore[misc]  # mypy cannot infer the lambda's default
+    seconds["dense"] = seconds_of("dense", lambda: ours(*inputs, text, Context(everything)))
+    seconds["dense, diffusers"] = seconds_of("dense, diffusers", lambda: theirs(*inputs, embeds))
     dense = min(seconds[name] for name in ("recording", "dense", "dense, diffusers"))
     return {
-        "model": "sd2.1",
-        "latents": [2, 4, SIZE, SIZE],
+        "latents": [2, 4, size, size],
+        "channels": ours.cfg.channels,
         "dtype": "bfloat16",
         "recorded": "inputs" if keep_inputs else "keys_values",
         "threads": torch.get_num_threads(),

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 Offsets = Sequence[int]
 
+GATHER_BYTES = 1 << 24
+
 
 def conv_sources(
     rows: Tensor,  # [N, C]
@@ -42,9 +44,17 @@ def conv3x3(
     weight: Tensor,  # [O, C, 3, 3], channels last
     bias: Tensor,  # [O]
 ) -> Tensor:  # [K, O]
-    """3x3 convolution of K output rows as one gather and one GEMM. Exact."""
-    gathered = sources.index_select(0, neighbors.flatten() + 1).view(len(neighbors), -1)
-    return F.linear(gathered, weight.permute(0, 2, 3, 1).reshape(len(weight), -1), bias)
+    """3x3 convolution of K output rows as gather and GEMM. Exact.
+
+    In parts of `GATHER_BYTES`: nine times the input is more than a cache holds, and fresh pages are slow.
+    """
+    matrix = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+    row_bytes = matrix.shape[1] * sources.element_size()
+    parts = [
+        F.linear(sources.index_select(0, part.flatten() + 1).view(len(part), -1), matrix, bias)
+        for part in torch.split(neighbors, max(1, GATHER_BYTES // row_bytes))
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def conv3x3_dense(

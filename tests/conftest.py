@@ -110,18 +110,23 @@ class Case:
         call = run or (lambda *args, **named: self.theirs(*args, **named).sample)
         return call(given["sample"], given["timestep"], given["text"], added_cond_kwargs=kwargs)
 
+    def call(self, inputs: dict[str, Any], ctx: Context, unet: UNet | None = None) -> Tensor:
+        """Our prediction for the arguments of `inputs`."""
+        unet = unet or self.ours
+        return unet(inputs["sample"], inputs["timestep"], unet.read(inputs["text"], inputs["added"]), ctx)
+
     def dense(self, images: slice = slice(None), controls: Sequence[Control | None] = (), **other: Any) -> Tensor:
         """Our dense prediction."""
         inputs = self.inputs(images, **other)
         batch, _, *size = inputs["sample"].shape
-        return self.ours(**inputs, ctx=Context(dense_plans(batch, *size, self.num_levels), controls=controls))
+        return self.call(inputs, Context(dense_plans(batch, *size, self.num_levels), controls=controls))
 
     def record(self, *, keep_inputs: bool = True) -> tuple[Tensor, list[Step]]:
         """Our dense prediction, and a recording of every resolution for each image."""
         batch, _, *size = self.sample.shape
         writer = MemoryWriter(batch)
         ctx = Context(dense_plans(batch, *size, self.num_levels), writer=writer, keep_inputs=keep_inputs)
-        return self.ours(**self.inputs(), ctx=ctx), writer.images
+        return self.call(self.inputs(), ctx), writer.images
 
     def sparse(
         self,
@@ -139,7 +144,7 @@ class Case:
         """Our sparse prediction."""
         plans = make_plans(active_positions(edit_mask[images], self.num_levels, blocks), attend_recorded)
         ctx = Context(plans, MemoryReader(recordings[images]), writer, controls, keep_inputs)
-        return self.ours(**self.inputs(images, **other), ctx=ctx)
+        return self.call(self.inputs(images, **other), ctx)
 
     def writer(self, parents: Sequence[Step] | None = None) -> MemoryWriter:
         """Keeps one step of both images."""

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from cache_store.store import Draft, Recording
 from service.engine.canvas import Canvas, no_control
+from service.engine.read_text import ReadText
 from service.engine.receipts import Tally
 from service.engine.recording import BatchReader, BatchWriter, Source, Target
 from service.engine.sampling import constant_channels, guide, num_branches, predicted_original
-from service.engine.text import Text
 from service.engine.unet import UNet
 from service.jobs import Event, Preview, Stage
 from sparse_ops.context import Context, Control
@@ -37,7 +37,7 @@ class Call:
 
     sample: Tensor  # [B, C, H, W]
     timestep: Tensor  # [B]
-    text: Text
+    text: ReadText
     active: Active
     source: Source | None  # needed where some position is not active
     target: Target | None
@@ -65,7 +65,7 @@ class Call:
     @property
     def shape_key(self) -> tuple[object, ...]:
         """Calls with equal keys may share one network call."""
-        return (*self.sample.shape[1:], *self.text.embeds.shape[1:], self.keep_inputs)
+        return (*self.sample.shape[1:], self.text.num_tokens, self.keep_inputs)
 
 
 @torch.no_grad()
@@ -86,8 +86,8 @@ def predict(unet: UNet, calls: Sequence[Call]) -> list[Tensor]:  # [B, C, H, W],
         tuple(controls) if any(controls) else (),
         keep_inputs=calls[0].keep_inputs,
     )
-    text = torch.cat([call.text.embeds for call in calls])
-    noise = unet(sample, torch.cat([call.timestep for call in calls]), text, context, _added(calls))
+    text = ReadText.joined([call.text for call in calls])
+    noise = unet(sample, torch.cat([call.timestep for call in calls]), text, context)
     return list(noise.float().split(num_images))
 
 
@@ -99,13 +99,19 @@ def plans_of(actives: tuple[Active, ...], device: torch.device) -> list[Plan]:
     return [plan.to(device) for plan in make_plans(levels, attend)]
 
 
-def _added(calls: Sequence[Call]) -> tuple[Tensor, Tensor] | None:
-    added = [call.text.added for call in calls if call.text.added]
-    return (torch.cat([pooled for pooled, _ in added]), torch.cat([ids for _, ids in added])) if added else None
-
-
 Script = Generator[Call | Event, Tensor | None, None]  # a job: yields what it needs and what it tells
 Steps = Generator[Call | Event, Tensor | None, list[Tensor]]
+
+
+def ask(call: Call, tally: Tally, canvas: Canvas) -> Generator[Call | Event, Tensor | None, Tensor]:
+    """Yields the call and is sent its prediction; what it cost is counted."""
+    begin = time.perf_counter()
+    prediction = yield call
+    if prediction is None:
+        raise ValueError("a call must be answered by its prediction, got None")
+    seconds = time.perf_counter() - begin
+    tally.add(call.stage, seconds, plans_of((call.active,), call.sample.device), canvas, call.num_bytes_read)
+    return prediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +132,7 @@ class Denoising:
 
     canvas: Canvas
     sampler: Any  # diffusers' own, of this loop alone
-    text: Text
+    text: ReadText
     active: Active
     stage: Stage
     tally: Tally
@@ -144,15 +150,7 @@ class Denoising:
             timestep = self.sampler.timesteps[step]
             scaled = self.sampler.scale_model_input(latents, timestep)
             sample = scaled if constant is None else torch.cat([scaled, constant], 1)
-            call = self._call(step, len(steps), timestep, sample)
-            begin = time.perf_counter()
-            prediction = yield call
-            if prediction is None:
-                raise ValueError("a call must be answered by its prediction, got None")
-            seconds = time.perf_counter() - begin
-            self.tally.add(
-                self.stage, seconds, plans_of((call.active,), latents.device), self.canvas, call.num_bytes_read
-            )
+            prediction = yield from ask(self._call(step, len(steps), timestep, sample), self.tally, self.canvas)
             guided = guide(prediction, self.canvas.sampling.guidance_scale, self.canvas.model.defaults.guidance_rescale)
             if self.preview and self.preview_every and (step + 1) % self.preview_every == 0 and step + 1 < steps.stop:
                 yield self.preview(step, predicted_original(self.sampler, guided, timestep, latents))

@@ -16,7 +16,7 @@ from service.engine.core import Core, generation_id
 from service.engine.denoise import Active, Call, Denoising
 from service.engine.receipts import Tally
 from service.engine.sampling import first_latents, make_sampler
-from service.engine.text import encode_branches
+from service.engine.text import read_branches
 from service.engine.weights import Model
 from service.jobs import Event, Preview, Sampling, Stage
 
@@ -32,7 +32,7 @@ def draw(
 ) -> Generator[Call | Event, Tensor | None, Core]:
     """All steps of a picture, each recorded; the recording is visible when the picture is done."""
     with tally.timed("encode"):
-        text = encode_branches(model, prompt, sampling)
+        text = read_branches(model, prompt, sampling)
     first, num_steps = first_latents(model, sampling), sampling.num_inference_steps
     canvas = Canvas.of(model, sampling)
     words = canvas.words()

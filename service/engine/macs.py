@@ -7,9 +7,10 @@ how many weights there are of each sort. Only attention multiplies rows with row
     down, up    resampling convolutions, x rows where their output lies
     linear      projections and feed-forward, x rows
     recordable  keys and values of self-attention, x rows; also x attended rows where a recording holds their inputs
-    text        keys and values of cross-attention, x tokens of each image
-    time        embeddings, x images
+    time        embeddings of the timestep, x images
     attention   channels of each self- and cross-attention, x 2 x queries x keys
+
+What depends on the texts alone (`UNet.read`) is made once for a prompt and belongs to no call.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class MacModel:
             projected = len(plan.rows) + (len(plan.attended) if recorded_inputs else 0)
             counts[level, "conv"] += len(plan.rows) * of["conv"]
             counts[level, "linear"] += len(plan.rows) * of["linear"] + projected * of["recordable"]
-            counts[level, "linear"] += plan.batch * (self.num_tokens * of["text"] + of["time"])
+            counts[level, "linear"] += plan.batch * of["time"]
             counts[level, "attention"] += 2 * of["attention"] * _products(plan, self.num_tokens)
             if level + 1 < len(plans):
                 reached = len(plans[level + 1].rows) if plan.down is None else len(plan.down.neighbors)
@@ -103,8 +104,10 @@ def _level(path: str, num_levels: int) -> int:
 def _sort(path: str, module: nn.Module) -> str:
     if isinstance(module, Conv3x3):
         return "down" if "downsamplers" in path else "up" if "upsamplers" in path else "conv"
-    if "time_emb" in path or "add_embedding" in path:
+    if "time_emb" in path:
         return "time"
+    if "add_embedding" in path or path.endswith(("attn2.to_k", "attn2.to_v")):
+        return "text"
     if path.endswith(("to_k", "to_v")):
-        return "text" if "attn2" in path else "recordable"
+        return "recordable"
     return "linear"

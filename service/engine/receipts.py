@@ -32,6 +32,10 @@ class Tally:
         self._counts["macs_computed"] += canvas.count_macs(plans)
         self._counts["bytes_moved"] += num_bytes
 
+    def read(self, num_bytes: int) -> None:
+        """Bytes of a recording, read beside U-Net calls."""
+        self._counts["bytes_moved"] += num_bytes
+
     def compare_with(self, canvas: Canvas) -> None:
         """Drawing the whole picture again is what the job is compared with."""
         branches, num_steps = num_branches(canvas.sampling), canvas.sampling.num_inference_steps

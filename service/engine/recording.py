@@ -60,7 +60,8 @@ def columns_of(unet: UNet, height: int, width: int, num_tokens: int, keep_inputs
         if cfg.added_channels and cfg.added_time_channels:
             added = (torch.empty(1, cfg.added_channels - 6 * cfg.added_time_channels), torch.empty(1, 6))
         sample, text = torch.empty(1, cfg.in_channels, height, width), torch.empty(1, num_tokens, cfg.context_channels)
-        UNet(cfg)(sample, torch.empty(1), text, context, added)
+        unet = UNet(cfg)
+        unet(sample, torch.empty(1), unet.read(text, added), context)
     return tuple(scribe.columns.values())
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from service.engine.prompts import Alignment, Mix, align, mixing
+from service.engine.read_text import ReadText
 from service.engine.sampling import num_branches
 from service.engine.weights import Model
 from service.jobs import Sampling
@@ -75,10 +76,11 @@ def encode(model: Model, prompts: Sequence[str], width: int, height: int) -> Tex
     return Text(embeds, pooled, ids.expand(len(prompts), -1))
 
 
-def encode_branches(model: Model, prompt: str, sampling: Sampling) -> Text:
-    """The prompt, and before it the negative one where there is guidance."""
+def read_branches(model: Model, prompt: str, sampling: Sampling) -> ReadText:
+    """The prompt as the U-Net reads it, and before it the negative one where there is guidance."""
     prompts = (sampling.negative_prompt, prompt)[-num_branches(sampling) :]
-    return encode(model, prompts, sampling.width, sampling.height)
+    text = encode(model, prompts, sampling.width, sampling.height)
+    return model.unet.read(text.embeds, text.added)
 
 
 def similarity(model: Model, source: str, edited: str) -> float:

@@ -8,22 +8,20 @@ Modules have no mode and no state; they are for inference, and work in place. (T
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from service.engine.read_text import ReadText
 from service.engine.unet_config import UNetConfig
 from sparse_ops import reference as ops
 from sparse_ops.context import Activation, Context
 
-__all__ = ["UNet", "UNetConfig", "load_unet"]
+__all__ = ["UNet", "UNetConfig"]
 Child = TypeVar("Child", bound=nn.Module)
 
 
@@ -159,16 +157,17 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_channels or channels, channels, bias=False)
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
-    def forward(self, rows: Tensor, level: int, ctx: Context, text: Tensor | None = None) -> Tensor:
-        """Rows [N, C] -> [N, C]; `text` [B, T, context_channels]."""
+    def forward(self, rows: Tensor, level: int, ctx: Context, text: ReadText | None = None) -> Tensor:
+        """Rows [N, C] -> [N, C]."""
         queries = Activation(self.to_q(rows), self.path, level)
         if text is not None:
-            return self.to_out(ctx.cross_attention(queries, *self._project(text), self.num_heads))
-        keys, values = ctx.keys_values(replace(queries, values=rows), self._project)
+            return self.to_out(ctx.cross_attention(queries, *text.keys_values[self.path], self.num_heads))
+        keys, values = ctx.keys_values(replace(queries, values=rows), self.project)
         of_rows, of_keys = ctx.plans[level].rows.offsets, ctx.plans[level].key_offsets
         return self.to_out(ops.attention(queries.values, of_rows, keys, values, of_keys, num_heads=self.num_heads))
 
-    def _project(self, source: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of what is attended."""
         return self.to_k(source), self.to_v(source)
 
 
@@ -208,7 +207,7 @@ class TransformerLayer(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, rows: Tensor, level: int, text: Tensor, ctx: Context) -> Tensor:
+    def forward(self, rows: Tensor, level: int, text: ReadText, ctx: Context) -> Tensor:
         """Rows [N, C] -> [N, C]."""
         rows = self.attn1(self.norm1(rows), level, ctx).add_(rows)
         rows = self.attn2(self.norm2(rows), level, ctx, text).add_(rows)
@@ -231,7 +230,7 @@ class Transformer(nn.Module):
         )
         self.proj_out = project(channels, channels)
 
-    def forward(self, x: Activation, text: Tensor, ctx: Context) -> Activation:
+    def forward(self, x: Activation, text: ReadText, ctx: Context) -> Activation:
         """All on the computed rows; only self-attention reads others."""
         affine = ctx.affine(self.norm.path, self.norm, x.values, x.level)
         rows = self.proj_in(ops.scale_and_shift(x.values, affine, ctx.plans[x.level].rows.offsets))
@@ -269,7 +268,9 @@ class Block(nn.Module):
         self.downsamplers: Sequence[Downsample] = children([])
         self.upsamplers: Sequence[Upsample] = children([])
 
-    def layer(self, i: int, inputs: Sequence[Activation], embedding: Tensor, text: Tensor, ctx: Context) -> Activation:
+    def layer(
+        self, i: int, inputs: Sequence[Activation], embedding: Tensor, text: ReadText, ctx: Context
+    ) -> Activation:
         """One resnet, and its transformer if there is one."""
         x = self.resnets[i](inputs, embedding, ctx)
         if i < len(self.attentions):
@@ -319,16 +320,33 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # ops.conv3x3 reads the weights so
 
     @torch.no_grad()
+    def read(
+        self,
+        text: Tensor,  # [B, T, context_channels]
+        added: tuple[Tensor, Tensor] | None = None,  # XL: pooled text [B, P], time ids [B, 6]
+    ) -> ReadText:
+        """What depends on the texts alone. ValueError where the network needs `added` and has none."""
+        crossing = [module for module in self.modules() if isinstance(module, TransformerLayer)]
+        keys_values = {layer.attn2.path: layer.attn2.project(text) for layer in crossing}
+        if self.add_embedding is None:
+            return ReadText(keys_values, None)
+        if added is None:
+            raise ValueError("added must be (pooled text, time ids) for this network, got None")
+        pooled, time_ids = added
+        times = ops.sinusoid(time_ids.flatten(), self.cfg.added_time_channels or 0).view(len(pooled), -1)
+        return ReadText(keys_values, self.add_embedding(torch.cat([pooled, times.to(text.dtype)], 1)))
+
+    @torch.no_grad()
     def forward(
         self,
         sample: Tensor,  # [B, in_channels, H, W], all positions
         timestep: Tensor,  # [B]
-        text: Tensor,  # [B, T, context_channels]
+        text: ReadText,  # of B images, from `read`
         ctx: Context,
-        added: tuple[Tensor, Tensor] | None = None,  # SDXL: pooled text [B, P], time ids [B, 6]
     ) -> Tensor:  # [B, out_channels, H, W]
         """The prediction; where a sparse pass computes nothing, the recorded one."""
-        embedding = F.silu(self._embed(timestep, added, sample.dtype))
+        embedding = self.time_embedding(ops.sinusoid(timestep, self.cfg.channels[0]).to(sample.dtype))
+        embedding = F.silu(embedding if text.embedding is None else embedding + text.embedding)
         x = self._enter(sample, ctx)
         skips = [x]
         for block in self.down_blocks:
@@ -348,16 +366,6 @@ class UNet(nn.Module):
         noise = ctx.output(Activation(self.conv_out(x.values, [x], self.conv_norm_out, ctx), "noise", 0))
         return noise.view(len(sample), *sample.shape[2:], -1).permute(0, 3, 1, 2)
 
-    def _embed(self, timestep: Tensor, added: tuple[Tensor, Tensor] | None, dtype: torch.dtype) -> Tensor:
-        embedding = self.time_embedding(ops.sinusoid(timestep, self.cfg.channels[0]).to(dtype))
-        if self.add_embedding is None:
-            return embedding
-        if added is None:
-            raise ValueError("added must be (pooled text, time ids) for this network, got None")
-        pooled, time_ids = added
-        times = ops.sinusoid(time_ids.flatten(), self.cfg.added_time_channels or 0).view(len(pooled), -1)
-        return embedding + self.add_embedding(torch.cat([pooled, times.to(dtype)], 1))
-
     def _enter(self, sample: Tensor, ctx: Context) -> Activation:
         """The first convolution reads the sample itself: it is known everywhere, no recording needed."""
         plan, weights = ctx.plans[0], (self.conv_in.weight, self.conv_in.bias)
@@ -370,31 +378,3 @@ class UNet(nn.Module):
         x = Activation(rows, self.conv_in.path, 0)
         ctx.keep(x)
         return x
-
-
-def load_unet(directory: Path, dtype: torch.dtype) -> UNet:
-    """The network of a diffusers `unet/` folder: config.json and safetensors, whole or in shards, full or fp16.
-
-    Strict: raises ValueError for a config, RuntimeError for weights that do not fit, FileNotFoundError.
-    """
-    with torch.device("meta"):
-        unet = UNet(UNetConfig.from_diffusers(json.loads((directory / "config.json").read_text())))
-    state = {
-        name: tensor.to(dtype, memory_format=torch.channels_last if tensor.ndim == 4 else torch.preserve_format)
-        for file in weight_files(directory)
-        for name, tensor in load_file(file).items()
-    }
-    unet.load_state_dict(state, strict=True, assign=True)
-    return unet.eval().requires_grad_(requires_grad=False)
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a diffusers folder, full precision before fp16; raises FileNotFoundError."""
-    stem = "diffusion_pytorch_model"
-    endings = ("safetensors", "safetensors.index.json", "fp16.safetensors", "safetensors.index.fp16.json")
-    found = [file for ending in endings if (file := directory / f"{stem}.{ending}").exists()]
-    if not found:
-        raise FileNotFoundError(f"directory must hold {stem}[.fp16].safetensors or its index, got {directory}")
-    if found[0].suffix == ".safetensors":
-        return found[:1]
-    return [directory / shard for shard in sorted(set(json.loads(found[0].read_text())["weight_map"].values()))]

@@ -15,8 +15,9 @@ import torch
 import transformers
 from diffusers import AutoencoderKL
 
+from service.engine.checkpoint import load_unet
 from service.engine.recording import Format
-from service.engine.unet import UNet, load_unet
+from service.engine.unet import UNet
 from service.errors import InputError
 
 EMBEDDED = Path(__file__).parent.parent / "postcard" / "model"
@@ -54,6 +55,7 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     format: Format  # of its recordings
+    max_pixels: int | None = None  # of a picture; None: as many as fit into memory
 
     @property
     def latent_scale(self) -> int:
@@ -71,6 +73,7 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     form: Format | None = None,
+    max_pixels: int | None = None,
 ) -> Model:
     """Loads a diffusers directory, or fetches a hub repository first. InputError says what is missing or unknown."""
     directory = find_model(source)
@@ -102,6 +105,7 @@ def load_model(
         device=torch.device(device),
         dtype=dtype,
         format=form or Format(),
+        max_pixels=max_pixels,
     )
 
 

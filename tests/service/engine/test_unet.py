@@ -202,7 +202,7 @@ def test_a_recording_is_what_a_sparse_pass_can_read(case, edit_mask):
 
     for blocks in ((1,) * case.num_levels, (1,) * (case.num_levels - 1) + (None,)):
         plans = make_plans(active_positions(edit_mask, case.num_levels, blocks))
-        case.ours(**case.inputs(), ctx=Context(plans, Watching()))
+        case.call(case.inputs(), Context(plans, Watching()))
     assert read == set(recordings[0])
 
 
@@ -226,9 +226,9 @@ def test_shapes_are_found_on_the_meta_device(case):
         unet = UNet(case.ours.cfg)
     plans = [plan.to("meta") for plan in dense_plans(2, 24, 32, case.num_levels)]
     given = {name: value.to("meta") for name, value in case.inputs().items() if name != "added"}
-    added = case.added and tuple(value.to("meta") for value in case.added)
+    given["added"] = case.added and tuple(value.to("meta") for value in case.added)
     writer = Shapes()
-    assert unet(**given, added=added, ctx=Context(plans, writer=writer)).shape == case.sample.shape
+    assert case.call(given, Context(plans, writer=writer), unet).shape == case.sample.shape
     _, recordings = case.record()
     assert writer.shapes == {key: tuple(value.shape) for key, value in recordings[0].items()}
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from service.engine.unet import Conv3x3, load_unet
+from service.engine.checkpoint import load_unet
+from service.engine.unet import Conv3x3
 
 NAME = "diffusion_pytorch_model"
 

@@ -41,10 +41,10 @@ def counted(case, plans, *, keep_inputs):
     _, recordings = case.record(keep_inputs=keep_inputs)
     shapes = Shapes({key: tuple(value.shape) for key, value in recordings[0].items()})
     given = {name: value.to(META) for name, value in case.inputs().items() if name != "added"}
-    added = case.added and tuple(value.to(META) for value in case.added)
+    text = unet.read(given["text"], case.added and tuple(value.to(META) for value in case.added))
     ctx = Context([plan.to(META) for plan in plans], shapes, keep_inputs=keep_inputs)
     with FlopCounterMode(display=False) as counter:
-        unet(**given, added=added, ctx=ctx)
+        unet(given["sample"], given["timestep"], text, ctx)
     return counter.get_total_flops() // 2
 
 
