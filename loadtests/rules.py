@@ -1,10 +1,12 @@
-"""How wide to compute and to paste: the frozen edits of postcard at margins 0, 1 and 2, judged.
+"""Rules of edits, compared: the frozen edits of postcard under several of them, judged.
 
-python -m loadtests.margins [--pairs N] [--json] [--sheet FILE.png]
+python -m loadtests.rules margin|detection [--pairs N] [--json] [--sheet FILE.png]
 
-`margin`: latent positions computed beyond the edit mask: success, kept attributes, multiplications.
-`paste_margin`: latent positions around it in which the source blends in: the step that this adds between neighbouring
-pixels, in levels of 255, against the edited latents decoded whole (no seam). Below one level nobody sees it.
+`margin`: 0, 1 and 2 latent positions computed beyond the edit mask. `detection`: probes, and the paper's first steps.
+For each: successful edits and kept attributes (the judge's word), the mean edited ratio, multiplications as a part of
+drawing the picture again (detection included), how much the masks have in common with the first rules' (intersection
+over union), and for each `paste_margin` the step that pasting adds between neighbouring pixels, in levels of 255,
+against the edited latents decoded whole (no seam). Below one level nobody sees it.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -26,32 +29,37 @@ from cache_store.store import MemoryStore
 from service.batching.runner import run
 from service.engine.codec import Pixels, decode, paste
 from service.engine.core import Core
-from service.engine.masks import widen
+from service.engine.masks import Mask, widen
 from service.engine.weights import Model, load_model
-from service.jobs import EditJob, EditRules, GenerateJob, Outcome, SamplingRequest
+from service.jobs import Detection, EditJob, EditRules, GenerateJob, Outcome, SamplingRequest
 from service.postcard.judge import Judge, load_judge
 from service.postcard.pairs import EditPair, load_pairs
 
-MARGINS = (0, 1, 2)
+RULES = {
+    "margin": {f"margin {margin}": EditRules(margin=margin) for margin in (0, 1, 2)},
+    "detection": {f"detection {name}": EditRules(detection=name) for name in get_args(Detection)},
+}
 PASTE_MARGINS = (0, 1, 2, 3, 4)
 CELL = 192  # pixels of a picture on the sheet
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One pair at one margin."""
+    """One pair under one rule."""
 
     pair: EditPair
-    margin: int
+    rules: str
     source: Pixels
     edited: Pixels
+    edit_mask: Mask
     macs_ratio: float  # of drawing it again, detection included
     added_steps: tuple[float, ...]  # by pasting, for each of PASTE_MARGINS
 
 
 def main() -> None:
-    """Runs the pairs and prints a line for each margin."""
+    """Runs the pairs and prints a line for each of the rules."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("vary", choices=RULES)
     parser.add_argument("--pairs", type=int, default=60, help="so many of the frozen pairs, spread over their kinds")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     parser.add_argument("--sheet", type=Path)
@@ -61,8 +69,10 @@ def main() -> None:
     model, judge = load_model(), load_judge()
     pairs = load_pairs()
     chosen = pairs[:: max(1, len(pairs) // arguments.pairs)]
-    trials = [trial for pair in tqdm(chosen, disable=None) for trial in trials_of(model, pair)]
-    table = [summary(judge, [trial for trial in trials if trial.margin == margin]) for margin in MARGINS]
+    rules = RULES[arguments.vary]
+    trials = [list(trials_of(model, pair, rules)) for pair in tqdm(chosen, disable=None)]
+    first, *_ = columns = list(zip(*trials, strict=True))
+    table = [summary(judge, column, first) for column in columns]
     if arguments.json:
         print(json.dumps(table))
     else:
@@ -72,25 +82,27 @@ def main() -> None:
         sheet(trials).save(arguments.sheet)
 
 
-def trials_of(model: Model, pair: EditPair) -> Iterator[Trial]:
-    """One pair at each margin."""
+def trials_of(model: Model, pair: EditPair, rules: Mapping[str, EditRules]) -> Iterator[Trial]:
+    """One pair under each of the rules."""
     store = MemoryStore(2 << 30)
     source = _outcome(model, store, GenerateJob(pair.source_prompt, SamplingRequest(seed=pair.seed)))
-    for margin in MARGINS:
-        rules = replace(EditRules(), margin=margin)
-        edit = _outcome(model, store, EditJob(pair.prompt, image_id=source.receipt.image_id, rules=rules))
+    for name, each in rules.items():
+        edit = _outcome(model, store, EditJob(pair.prompt, image_id=source.receipt.image_id, rules=each))
+        if edit.mask is None:
+            raise ValueError("an edit tells its mask")
         yield Trial(
             pair,
-            margin,
+            name,
             _pixels(source),
             _pixels(edit),
+            edit.mask.edit_mask,
             edit.receipt.macs_computed / max(1, edit.receipt.macs_dense),
             _added_steps(model, store, source, edit),
         )
 
 
-def summary(judge: Judge, trials: Sequence[Trial]) -> dict[str, object]:
-    """Means over the pairs of one margin."""
+def summary(judge: Judge, trials: Sequence[Trial], first: Sequence[Trial]) -> dict[str, object]:
+    """Means over the pairs; masks are compared with those of `first`."""
     sources = judge.attributes_of(_batch([trial.source for trial in trials]))
     edits = judge.attributes_of(_batch([trial.edited for trial in trials]))
     kept = [
@@ -98,30 +110,45 @@ def summary(judge: Judge, trials: Sequence[Trial]) -> dict[str, object]:
         for trial, before, after in zip(trials, sources, edits, strict=True)
         for attribute in trial.pair.kept & before
     ]
+    ratios = {
+        kind: round(_mean(trial.edit_mask.mean() for trial in trials if trial.pair.kind == kind), 3)
+        for kind in dict.fromkeys(trial.pair.kind for trial in trials)
+    }
     added = np.array([trial.added_steps for trial in trials if trial.added_steps]).mean(0)
     return {
-        "margin": trials[0].margin,
+        "rules": trials[0].rules,
         "pairs": len(trials),
-        "success": round(float(np.mean([t.pair.is_success(seen) for t, seen in zip(trials, edits, strict=True)])), 3),
-        "kept": round(float(np.mean(kept)), 3),
-        "macs_ratio": round(float(np.mean([trial.macs_ratio for trial in trials])), 3),
+        "success": round(_mean(t.pair.is_success(seen) for t, seen in zip(trials, edits, strict=True)), 3),
+        "kept": round(_mean(kept), 3),
+        "edited_ratio": round(_mean(trial.edit_mask.mean() for trial in trials), 3),
+        "edited_ratio_by_kind": ratios,
+        "macs_ratio": round(_mean(trial.macs_ratio for trial in trials), 3),
+        "mask_iou": round(_mean(_iou(t.edit_mask, f.edit_mask) for t, f in zip(trials, first, strict=True)), 3),
         "step_at_paste_margin": {
             width: round(float(step), 2) for width, step in zip(PASTE_MARGINS, added, strict=True)
         },
     }
 
 
-def sheet(trials: Sequence[Trial]) -> Image.Image:
-    """A row for each pair: source, then its edit at each margin."""
-    rows = [trials[i : i + len(MARGINS)] for i in range(0, len(trials), len(MARGINS))]
-    page = Image.new("RGB", ((1 + len(MARGINS)) * CELL, len(rows) * (CELL + 16)), "white")
+def sheet(trials: Sequence[Sequence[Trial]]) -> Image.Image:
+    """A row for each pair: source, then its edit under each of the rules."""
+    page = Image.new("RGB", ((1 + len(trials[0])) * CELL, len(trials) * (CELL + 16)), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(11)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(trials):
         top = number * (CELL + 16)
         draw.text((2, top), f"{row[0].pair.source_prompt} -> {row[0].pair.prompt}", fill="black", font=font)
         for column, pixels in enumerate([row[0].source, *(trial.edited for trial in row)]):
             page.paste(Image.fromarray(pixels).resize((CELL, CELL)), (column * CELL, top + 15))
     return page
+
+
+def _iou(one: Mask, other: Mask) -> float:
+    union = (one | other).sum()
+    return float((one & other).sum() / union) if union else 1.0
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
 
 
 def _added_steps(model: Model, store: MemoryStore, source: Outcome, edit: Outcome) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn, get_args
 
-from service.jobs import SAMPLERS, Attention, MaskMode
+from service.jobs import SAMPLERS, Attention, Detection, MaskMode
 
 BAD_INPUT = 2  # exit code
 Command = Callable[[argparse.Namespace], int]
@@ -44,6 +44,7 @@ def _add_edit(parser: Parser) -> None:
     parser.add_argument("--mask", type=Path, metavar="PNG", help="white may change")
     parser.add_argument("--mask-mode", choices=get_args(MaskMode), help="default: given with --mask, else detect")
     parser.add_argument("--preset", choices=["fisedit"], help="the paper's own rules")
+    parser.add_argument("--detection", choices=get_args(Detection), help="how the mask is found; default: probe")
     parser.add_argument("--attention", choices=get_args(Attention))
     parser.add_argument("--dilation", type=int, help="latent positions added to the detected mask")
     parser.add_argument("--margin", type=int, help="latent positions computed beyond the mask")

@@ -2,7 +2,7 @@
 
 A job is plain data. Its answers are events, in this order:
 
-    Accepted                    the job runs; says which image will come of it, and from which source
+    Accepted                    the job runs; says which image is to come of it, and from which source
     MaskFound                   edits only: where the picture will change
     Preview *                   the changed region as it will probably look (predicted x0), if asked for
     ImageReady                  the picture
@@ -25,6 +25,7 @@ from service.errors import JobFailedError
 
 Sampler = Literal["ddim", "dpm++"]
 MaskMode = Literal["detect", "given", "union"]
+Detection = Literal["probe", "steps"]
 Attention = Literal["exact", "masked"]
 Cache = Literal["read_write", "read_only", "off"]
 Stage = Literal["source", "detect", "denoise"]
@@ -66,20 +67,31 @@ class SamplingRequest:
 class EditRules:
     """How an edit finds its region and recomputes it."""
 
+    detection: Detection = (
+        "probe"  # the new words on recorded latents; or the paper's: their first steps, drawn densely
+    )
     attention: Attention = "exact"
     dilation: int = 1  # latent positions added to the detected mask
-    margin: int = 1  # latent positions computed beyond the mask, never kept
+    margin: int = 0  # latent positions computed beyond the mask, never kept
     paste_margin: int = 1  # latent positions by which the pasted region of the image is wider than the mask
-    clean: bool = True  # drop fragments, fill holes, include what removed words drew; False: the paper's raw mask
+    clean: bool = True  # drop fragments, fill holes; by steps include what removed words drew; False: the raw mask
     keep_background: bool = True  # sparse from the first step, unmasked latents the recorded ones at every step;
     #                               False: go on from the detection's latents, and let the background drift
     num_dense_levels: int = 0  # lowest resolutions that are computed densely
-    control_ratio: float = 0.5  # part of the detection steps under recorded cross-attention maps; 0 = none
+    control_ratio: float = 0.5  # of detection by steps: part of them under recorded cross-attention maps; 0 = none
 
     @classmethod
     def fisedit(cls) -> EditRules:
         """The paper's own rules: raw mask, masked-only attention, low resolutions dense, no overwriting."""
-        return cls(attention="masked", dilation=0, margin=0, clean=False, keep_background=False, num_dense_levels=2)
+        return cls(
+            detection="steps",
+            attention="masked",
+            dilation=0,
+            margin=0,
+            clean=False,
+            keep_background=False,
+            num_dense_levels=2,
+        )
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,7 @@ Job = GenerateJob | EditJob
 class Accepted:
     """The job runs."""
 
-    image_id: str  # of the image that will come of it
+    image_id: str  # of the image that will come of it (where nothing changes, the source comes instead)
     source_id: str | None
     num_inference_steps: int
 

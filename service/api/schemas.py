@@ -16,6 +16,7 @@ from service.errors import InputError
 from service.jobs import (
     Attention,
     Cache,
+    Detection,
     EditJob,
     EditRules,
     GenerateJob,
@@ -27,7 +28,7 @@ from service.jobs import (
 
 MAX_PROMPT = 2000  # characters
 SAMPLING_FIELDS = ("seed", "num_inference_steps", "guidance_scale", "sampler", "width", "height", "negative_prompt")
-RULE_FIELDS = ("attention", "dilation", "margin", "paste_margin")
+RULE_FIELDS = ("detection", "attention", "dilation", "margin", "paste_margin")
 
 
 def _printable(text: str) -> str:
@@ -104,6 +105,10 @@ class EditRequest(SamplingFields):
     )
     mask_mode: MaskMode | None = Field(None, description="By default `given` with an edit mask, else `detect`")
     preset: Literal["fisedit"] | None = Field(None, description="The paper's own rules; fields given here win")
+    detection: Detection | None = Field(
+        None,
+        description="By default `probe`, the new words on recorded latents; `steps`: their first steps, the paper's",
+    )
     attention: Attention | None = None
     dilation: Positions | None = Field(None, description="Latent positions added to the detected mask")
     margin: Positions | None = Field(None, description="Latent positions computed beyond the mask, not kept")
@@ -161,5 +166,6 @@ def first_error(errors: Sequence[ErrorDetails]) -> InputError:
 
 def _field(error: ErrorDetails) -> str:
     """The argument at fault; `body` where it is none of them."""
-    names = [str(part) for part in error["loc"] if part != "body"]
+    names = [str(part) for part in error["loc"]]
+    names = names[1:] if names[:1] in (["body"], ["path"]) else names
     return "body" if error["type"] == "json_invalid" or not names else names[0]

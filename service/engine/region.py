@@ -37,6 +37,13 @@ def detected_mask(
     return masks.edit_mask(difference, words, alignment.removed, masks.MaskRule(dilation=rules.dilation))
 
 
+def probed_mask(new: Tensor, old: Tensor, rules: EditRules) -> Mask:  # [S, 4, h, w] each
+    """Where the words change what recorded latents are predicted to become."""
+    if float((new - old).abs().max()) < LEAST_DIFFERENCE:
+        return np.zeros(new.shape[2:], bool)
+    return masks.probe_mask(new, old, masks.MaskRule(dilation=rules.dilation), cleaned=rules.clean)
+
+
 def choose_active(
     model: Model, edit_mask: Mask, rules: EditRules, num_branches: int, tally: Tally, *, is_readable: bool
 ) -> tuple[Tensor, ...]:

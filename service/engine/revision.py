@@ -21,12 +21,14 @@ from service.engine.core import Core
 from service.engine.denoise import Active, Background, Call, Denoising
 from service.engine.maps import MixMaps, Moved
 from service.engine.masks import Mask
+from service.engine.probe import Probe
 from service.engine.prompts import Alignment, Mix
+from service.engine.read_text import ReadText
 from service.engine.receipts import Tally
 from service.engine.recording import Source
-from service.engine.region import choose_active, detected_mask
+from service.engine.region import choose_active, detected_mask, probed_mask
 from service.engine.sampling import make_sampler, num_branches
-from service.engine.text import Text, align_prompts, encode_branches
+from service.engine.text import align_prompts, read_branches
 from service.engine.weights import Model
 from service.jobs import EditJob, Event, Preview, Sampling
 from sparse_ops.context import Control
@@ -50,7 +52,7 @@ class Revision:
     recording: Recording
     source: Core
     given: Mask | None  # the user's mask
-    text: Text
+    text: ReadText
     alignment: Alignment
     mix: Mix
     tally: Tally
@@ -68,7 +70,7 @@ class Revision:
     ) -> Revision:
         """Embeds the new prompt and aligns it with the source's."""
         with tally.timed("encode"):
-            text = encode_branches(model, job.prompt, sampling)
+            text = read_branches(model, job.prompt, sampling)
             alignment, mix = align_prompts(model, source.prompt, job.prompt)
         return cls(model, job, sampling, recording, source, given, text, alignment, mix, tally)
 
@@ -78,23 +80,16 @@ class Revision:
         return self.recording.activations is not None and self.job.cache != "off"
 
     def detect(self) -> Generator[Call | Event, Tensor | None, tuple[Mask, Beginning | None]]:
-        """The edit mask, as the job says detected, the user's or both; and the prompt's first steps if they were drawn.
-
-        They are compared with the first steps of the source's prompt, drawn likewise: the source itself, being perhaps
-        an edit, may lie elsewhere than its own words would draw it, and then that would be found, too.
-        """
+        """The edit mask: detected, the user's or both; and the prompt's first steps if they were drawn."""
         same = self.alignment.unchanged and self.sampling == self.source.sampling
         if same or self.job.mask_mode == "given":
             nothing = np.zeros(self.source.latents.shape[2:], bool)
             return masks.combine(nothing, self.given, self.job.mask_mode), None
-        recorded = self.source.beginning
-        if recorded is None:
-            text = encode_branches(self.model, self.source.prompt, self.source.sampling)
-            recorded = (yield from self._begin(text, self.source.sampling, no_control)).latents
-        fresh = yield from self._begin(self.text, self.sampling, self._control())
-        seen = (fresh.latents.cpu(), recorded.cpu(), self.source.words)
-        detected = detected_mask(*seen, self.alignment, self.job.rules)
-        return masks.combine(detected, self.given, self.job.mask_mode), fresh
+        if self.job.rules.detection == "probe":
+            detected, begun = (yield from self._probe()), None
+        else:
+            detected, begun = yield from self._compare_first_steps()
+        return masks.combine(detected, self.given, self.job.mask_mode), begun
 
     def redraw(
         self, store: MemoryStore, image_id: str, edit_mask: Mask, begun: Beginning | None
@@ -143,8 +138,38 @@ class Revision:
                 core.commit(draft)
         return core
 
+    def _probe(self) -> Generator[Call | Event, Tensor | None, Mask]:
+        """Old and new words on the source's latents. What a drawn source predicted under its own is recorded.
+
+        An edit's recording is its ancestors' outside of its mask: its words are asked again, so that what they alone
+        would have changed there is not taken for something new.
+        """
+        probe = Probe.of(Canvas.of(self.model, self.sampling), self.source.latents)
+        new = (self.text, self.sampling)
+        if self.is_readable and self.source.source_id is None:
+            (fresh,) = yield from probe.under([new], self.tally)
+            old = probe.recorded(self.recording, self.source.sampling, self.tally)
+        else:
+            own = read_branches(self.model, self.source.prompt, self.source.sampling)
+            fresh, old = yield from probe.under([new, (own, self.source.sampling)], self.tally)
+        return probed_mask(fresh, old, self.job.rules)
+
+    def _compare_first_steps(self) -> Generator[Call | Event, Tensor | None, tuple[Mask, Beginning]]:
+        """The paper's: the first steps of the new prompt beside those of the source's prompt, drawn likewise.
+
+        The source itself, being perhaps an edit, may lie elsewhere than its own words would draw it, and then that
+        would be found, too.
+        """
+        recorded = self.source.beginning
+        if recorded is None:
+            text = read_branches(self.model, self.source.prompt, self.source.sampling)
+            recorded = (yield from self._begin(text, self.source.sampling, no_control)).latents
+        fresh = yield from self._begin(self.text, self.sampling, self._control())
+        seen = (fresh.latents.cpu(), recorded.cpu(), self.source.words)
+        return detected_mask(*seen, self.alignment, self.job.rules), fresh
+
     def _begin(
-        self, text: Text, sampling: Sampling, control: Callable[[int], Control | None]
+        self, text: ReadText, sampling: Sampling, control: Callable[[int], Control | None]
     ) -> Generator[Call | Event, Tensor | None, Beginning]:
         """The first k steps of a prompt from the source's noise."""
         canvas = Canvas.of(self.model, sampling)

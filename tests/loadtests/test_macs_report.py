@@ -13,7 +13,7 @@ from loadtests import macs
 from loadtests.shapes import NUM_TOKENS, SHAPES, load_masks, synthetic_masks
 from service.engine.macs import MacModel
 
-PUBLISHED = Path("/work/shared/data/benchmark_masks.npz")
+PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "benchmark_masks.npz"
 
 
 def run(monkeypatch, capsys, *arguments):

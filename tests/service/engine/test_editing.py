@@ -5,15 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given as given_steps
+from hypothesis import strategies as st
 from PIL import Image
 
+from service.engine import masks
+from service.engine.canvas import Canvas
 from service.engine.core import Core
-from service.engine.denoise import Call
+from service.engine.denoise import Call, predict
 from service.engine.editor import start
+from service.engine.probe import Probe, probe_steps
+from service.engine.receipts import Tally
 from service.engine.recording import Format
+from service.engine.region import detected_mask
 from service.engine.sampling import make_sampler
+from service.engine.text import align_prompts, read_branches
 from service.errors import ConflictError, InputError, UnknownImageError
-from service.jobs import EditJob, EditRules, GenerateJob, ImageReady, Preview, SamplingRequest
+from service.jobs import EditJob, EditRules, GenerateJob, ImageReady, MaskFound, Preview, SamplingRequest
 
 PROMPT, EDITED = "a red house", "a blue house"
 STEPS = SamplingRequest(num_inference_steps=4, guidance_scale=3.0, seed=3)
@@ -63,9 +71,10 @@ def test_the_background_is_the_sources_bit_for_bit(studio, sampler):
     assert 4 * 2 * 25 <= edited.receipt.rows_computed <= 4 * 2 * 49  # rounded out to blocks
 
 
-def test_a_detected_mask_keeps_the_background_too(studio):
+@pytest.mark.parametrize("detection", ["probe", "steps"])
+def test_a_detected_mask_keeps_the_background_too(studio, detection):
     source = studio.generate(PROMPT)
-    edited = studio.edit(EDITED, source, rules=EditRules(dilation=0, margin=1, paste_margin=1))
+    edited = studio.edit(EDITED, source, rules=EditRules(detection, dilation=0, margin=1, paste_margin=1))
     assert 0 < edited.receipt.edited_ratio < 1
     wide = torch.nn.functional.max_pool2d(edited.mask[None].float(), 3, 1, 1)[0].bool()
     check_background(studio, source, edited, edited.mask, wide)
@@ -245,7 +254,7 @@ def test_the_same_edit_twice_is_drawn_once(sd2):
 
 def test_a_dry_run_stops_after_the_mask(sd2):
     source = sd2.generate(PROMPT)
-    outcome = sd2.edit(EDITED, source, dry_run=True)
+    outcome = sd2.edit(EDITED, source, dry_run=True, rules=EditRules(detection="steps"))
     assert not [event for event in outcome.events if isinstance(event, ImageReady)]
     assert 0 < outcome.receipt.edited_ratio < 1
     assert outcome.receipt.rows_computed == 2 * 256  # one step of detection
@@ -253,9 +262,10 @@ def test_a_dry_run_stops_after_the_mask(sd2):
 
 
 def test_a_union_holds_both_masks(sd2):
-    source = sd2.generate(PROMPT)
-    detected = sd2.edit(EDITED, source).mask
-    both = sd2.edit(EDITED, source, edit_mask=square(0, 0, 2), mask_mode="union").mask
+    source, rules = sd2.generate(PROMPT), EditRules(detection="steps")
+    detected = sd2.edit(EDITED, source, rules=rules).mask
+    assert not detected.all()
+    both = sd2.edit(EDITED, source, rules=rules, edit_mask=square(0, 0, 2), mask_mode="union").mask
     assert torch.equal(both[:2, :2], torch.ones(2, 2, dtype=torch.bool))
     assert torch.equal(both[2:], detected[2:])
 
@@ -289,8 +299,98 @@ def test_a_cancelled_edit_leaves_nothing(sd2, num_items):
 def test_recorded_maps_steer_the_detection(sd2):
     """With control, kept words look where they looked: another mask than without."""
     source = sd2.generate(PROMPT, num_inference_steps=10)
-    found = [sd2.edit(EDITED, source, dry_run=True, rules=EditRules(control_ratio=ratio)).mask for ratio in (0.0, 1.0)]
-    assert not torch.equal(*found)
+    rules = [EditRules(detection="steps", control_ratio=ratio) for ratio in (0.0, 1.0)]
+    assert not torch.equal(*(sd2.edit(EDITED, source, dry_run=True, rules=each).mask for each in rules))
+
+
+def test_what_removed_words_drew_is_in_the_mask_found_by_steps(sd2):
+    """The latents differ in one place, the removed word looked at another: both change."""
+    alignment, _ = align_prompts(sd2.model, "a red house", "a house")
+    recorded = torch.zeros(3, 4, 16, 16)
+    fresh, words = recorded.clone(), torch.full((24, 16, 16), 0.01)
+    fresh[1:, :, 2:6, 2:6] = 1.0
+    words[list(alignment.removed), 9:13, 9:13] = 0.5
+    found = detected_mask(fresh, recorded, words, alignment, EditRules(detection="steps", dilation=0))
+    expected = np.zeros((16, 16), bool)
+    expected[2:6, 2:6] = expected[9:13, 9:13] = True
+    assert np.array_equal(found, expected)
+
+
+def test_the_papers_preset_finds_the_papers_mask_and_computes_low_resolutions_densely(sd2):
+    source = sd2.generate(PROMPT, num_inference_steps=10)
+    items = list(_driven(sd2, EditJob(EDITED, source.image_id, rules=EditRules.fisedit())))
+    calls = [item for item in items if isinstance(item, Call)]
+    edit_mask = next(item.edit_mask for item in items if isinstance(item, MaskFound))
+    begun = [call for call in calls if call.stage == "detect"]
+    after = torch.cat([call.sample[:1] for call in [*begun[1:], calls[len(begun)]]])
+    difference = masks.difference_image(after, core(sd2, source).latents[1 : len(after) + 1])
+    assert np.array_equal(edit_mask, masks.paper_mask(difference))
+    for call in calls[len(begun) :]:
+        assert not call.active.levels[0].all()
+        assert call.active.levels[1].all()
+        assert call.active.levels[2].all()
+        assert not call.active.attend_recorded
+
+
+@pytest.mark.parametrize("is_edit", [False, True])
+def test_a_probe_is_one_dense_call_on_recorded_latents(sd2, is_edit):
+    """A drawn source recorded what its words predict; an edit's words are asked again."""
+    source = sd2.generate(PROMPT, num_inference_steps=10)
+    words = PROMPT
+    if is_edit:
+        source, words = sd2.run(given(source)), EDITED
+    job = EditJob("a green house", image_id=source.image_id, dry_run=True)
+    calls = [item for item in _driven(sd2, job) if isinstance(item, Call)]
+    assert len(calls) == 1
+    asked = [words, "a green house"][0 if is_edit else 1 :]
+    assert calls[0].num_images == 3 * 2 * len(asked)
+    latents = core(sd2, source).latents
+    steps = probe_steps(10)
+    assert torch.equal(calls[0].sample[: 2 * len(steps) : 2], latents[steps])
+    assert all(level.all() for level in calls[0].active.levels)
+
+
+def test_recorded_predictions_are_what_a_probe_under_the_sources_words_gives(studio):
+    source = studio.generate(PROMPT, num_inference_steps=10)
+    sampling = core(studio, source).sampling
+    probe = Probe.of(Canvas.of(studio.model, sampling), core(studio, source).latents)
+    text = read_branches(studio.model, PROMPT, sampling)
+    script = probe.under([(text, sampling)], Tally())
+    with pytest.raises(StopIteration) as ended:
+        script.send(predict(studio.model.unet, [next(script)])[0])
+    with studio.store.open(source.image_id) as recording:
+        recorded = probe.recorded(recording, sampling, Tally())
+    (asked,) = ended.value.value
+    torch.testing.assert_close(recorded, asked, atol=1e-3, rtol=1e-4)  # 1e-5 of the prediction, amplified near noise
+
+
+def test_unchanged_words_under_another_seeds_noise_are_found_nowhere(sd2):
+    """Old and new words predict the same: the mask is empty, whatever the rule."""
+    source = sd2.generate(PROMPT, num_inference_steps=10)
+    edited = sd2.edit("A  RED house", source)
+    assert edited.image_id == source.image_id
+    assert edited.receipt.edited_ratio == 0
+
+
+@given_steps(st.integers(1, 1000))
+def test_probes_are_few_early_steps(num_steps):
+    steps = probe_steps(num_steps)
+    assert 1 <= len(steps) <= 3
+    assert all(0 <= step < num_steps for step in steps)
+    assert steps == sorted(set(steps))
+    assert num_steps < 10 or len(steps) == 3
+
+
+def _driven(studio, job):
+    script = start(studio.model, studio.store, job)
+    answer = None
+    while True:
+        try:
+            item = script.send(answer)
+        except StopIteration:
+            return
+        yield item
+        answer = predict(studio.model.unet, [item])[0] if isinstance(item, Call) else None
 
 
 def test_what_differs_from_the_source_is_refused_by_name(sd2):

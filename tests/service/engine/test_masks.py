@@ -154,6 +154,33 @@ def test_no_steps_are_refused():
         masks.num_detection_steps(0)
 
 
+def test_a_probe_finds_where_predictions_differ_most():
+    old = torch.zeros(3, 4, 16, 16)
+    new = old.clone()
+    new[:, :, 4:8, 4:8] = 5.0
+    new[:, :, 10:14, 2:6] = 1.0  # a fifth of it: changes, too
+    new[:, :, :3, 10:] = 0.5  # a tenth: does not
+    found = masks.probe_mask(new, old, masks.MaskRule(dilation=0))
+    expected = np.zeros((16, 16), bool)
+    expected[4:8, 4:8] = expected[10:14, 2:6] = True
+    assert np.array_equal(found, expected)
+    assert np.array_equal(masks.probe_mask(3 * new, old, masks.MaskRule(dilation=0)), expected)
+
+
+def test_a_probes_raw_mask_has_its_fragments():
+    old = torch.zeros(1, 4, 16, 16)
+    new = old.clone()
+    new[:, :, 4:8, 4:8] = new[:, :, 12, 12] = 1.0
+    raw = masks.probe_mask(new, old, cleaned=False)
+    assert raw.sum() == 17
+    assert masks.probe_mask(new, old, masks.MaskRule(dilation=0, least_ratio=0.01)).sum() == 16
+
+
+def test_predictions_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="new and old must both be"):
+        masks.probe_mask(torch.zeros(1, 4, 8, 8), torch.zeros(2, 4, 8, 8))
+
+
 def test_hysteresis_keeps_what_touches_the_strong():
     strong = blob((10, 10), (2, 2, 3, 3))
     weak = blob((10, 10), (1, 1, 4, 4), (4, 4, 5, 6), (7, 7, 9, 9))

@@ -1,0 +1,110 @@
+"""Detection by probes: what the new words would change in the picture that is there.
+
+The paper draws the first steps of the new prompt and compares where they lead ("Target Area Capture"). They begin in
+noise, where nothing is decided: two places are found for one house. A probe shows the *recorded* latents of a step to
+the network under the new words. What it takes the finished picture to be (predicted x0) differs from what it does under
+the old words just where they matter to this picture, for added, removed and replaced things alike. (DiffEdit compares
+predictions, too, of one noised image.) A few steps are one batched call; what the old words predict is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cache_store.store import Recording
+from service.engine.canvas import Canvas
+from service.engine.denoise import Active, Call, ask
+from service.engine.read_text import ReadText
+from service.engine.receipts import Tally
+from service.engine.recording import Source
+from service.engine.sampling import constant_channels, guide, make_sampler, num_branches, predicted_original
+from service.jobs import Event, Sampling
+
+PROBE_RATIOS = (0.1, 0.2, 0.3)  # of the steps: the composition is there, and may still change
+
+
+def probe_steps(num_inference_steps: int) -> list[int]:
+    """The steps whose recorded latents are shown, ascending, at least one."""
+    last = num_inference_steps - 1
+    return sorted({min(last, round(ratio * num_inference_steps)) for ratio in PROBE_RATIOS})
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """The recorded latents of a few steps, to be shown to the network under any words."""
+
+    canvas: Canvas
+    latents: Tensor  # [steps + 1, 4, h, w], recorded
+    sampler: Any
+
+    @classmethod
+    def of(cls, canvas: Canvas, latents: Tensor) -> Probe:
+        """`latents` as a recording's core holds them."""
+        sampling = canvas.sampling
+        sampler = make_sampler(canvas.model, sampling.sampler, sampling.num_inference_steps)
+        return cls(canvas, latents.to(canvas.model.device), sampler)
+
+    @property
+    def steps(self) -> list[int]:
+        """Those of `probe_steps`."""
+        return probe_steps(self.canvas.sampling.num_inference_steps)
+
+    def under(
+        self, prompts: Sequence[tuple[ReadText, Sampling]], tally: Tally
+    ) -> Generator[Call | Event, Tensor | None, list[Tensor]]:
+        """Predicted x0 [S, 4, h, w] under each of the prompts, by one dense call of S steps x prompts x branches."""
+        model, steps, branches = self.canvas.model, self.steps, num_branches(self.canvas.sampling)
+        timesteps = self.sampler.timesteps[steps]
+        shown = [
+            self.sampler.scale_model_input(self.latents[step, None], self.sampler.timesteps[step]) for step in steps
+        ]
+        sample = torch.cat(shown)
+        constant = constant_channels(model, sample[:1])
+        if constant is not None:
+            sample = torch.cat([sample, constant.expand(len(sample), -1, -1, -1)], 1)
+        num_images = len(prompts) * len(steps) * branches
+        call = Call(
+            sample=sample.to(model.dtype).repeat_interleave(branches, 0).repeat(len(prompts), 1, 1, 1),
+            timestep=timesteps.repeat_interleave(branches).repeat(len(prompts)),
+            text=ReadText.joined([text for text, _ in prompts for _ in steps]),
+            active=Active(tuple(level[:1].expand(num_images, -1, -1) for level in self.canvas.everything())),
+            source=None,
+            target=None,
+            controls=(),
+            keep_inputs=model.format.keep_inputs,
+            stage="detect",
+            step=0,
+            num_steps=1,
+        )
+        predictions = iter((yield from ask(call, tally, self.canvas)).chunk(num_images // branches))
+        return [self._originals([next(predictions) for _ in steps], sampling) for _, sampling in prompts]
+
+    def recorded(self, recording: Recording, sampling: Sampling, tally: Tally) -> Tensor:
+        """The same as it was recorded, under the source's own prompt; of a picture that was drawn, not edited."""
+        _, _, height, width = self.latents.shape
+        branches, predictions = num_branches(sampling), []
+        for step in self.steps:
+            source = Source(recording, step)
+            rows = source.rows("prediction", torch.arange(branches * height * width))
+            predictions.append(rows.to(self.latents).view(branches, height, width, -1).permute(0, 3, 1, 2))
+            tally.read(source.num_bytes)
+        return self._originals(predictions, sampling)
+
+    def _originals(self, predictions: Sequence[Tensor], sampling: Sampling) -> Tensor:
+        """x0 of the prediction of each step, [S, 4, h, w]."""
+        rescale = self.canvas.model.defaults.guidance_rescale
+        originals = [
+            predicted_original(
+                self.sampler,
+                guide(prediction, sampling.guidance_scale, rescale),
+                self.sampler.timesteps[step],
+                self.latents[step, None],
+            )
+            for step, prediction in zip(self.steps, predictions, strict=True)
+        ]
+        return torch.cat(originals)
