@@ -49,7 +49,7 @@ def create_app(settings: Settings | None = None, open_worker: Callable[[Settings
 def open_local_worker(settings: Settings) -> Worker:
     """The worker of one process on one device."""
     return open_local(
-        partial(open_model, settings.model, **settings.model_options),
+        partial(open_model, settings.model, max_pixels=settings.max_pixels, **settings.model_options),
         cache_bytes=settings.cache_bytes,
         queue_jobs=settings.queue_jobs,
         limits=Limits(running_jobs=settings.running_jobs, step_images=settings.step_images),

@@ -5,7 +5,8 @@
     retouch serve
 
 Pictures go into files, the receipt (with --json) to stdout, all else to stderr. Exit codes: 0 done, 1 failed, 2 the
-input cannot be done (one line names the argument), 130 interrupted. torch is imported by the commands that draw.
+input cannot be done (one line names the argument), 3 the server cannot start, 130 interrupted. torch is imported by the
+commands that draw.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from service.arguments import BAD_INPUT, Command, parser_of
 from service.errors import InputError, JobFailedError, RetouchError
-from service.jobs import Job, Outcome, Receipt
+from service.jobs import EditJob, Job, Outcome, Receipt
 
 if TYPE_CHECKING:
     from cache_store.store import MemoryStore
@@ -104,6 +105,8 @@ def _draw(options: argparse.Namespace, job: Job) -> int:
     from service.settings import read_settings  # noqa: PLC0415
 
     files = {name: getattr(options, name) for name in WHAT if getattr(options, name, None) is not None}
+    if "out" in files and isinstance(job, EditJob) and job.dry_run:
+        raise InputError("out", "a dry run draws no picture; --mask-out writes the mask")
     _check_files(files)
     settings = read_settings(model=options.model, device=options.device)
     store, outcome = _run(settings, job)

@@ -27,7 +27,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="0 = any free port")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
-    model: str = Field("postcard", description="diffusers directory or hub id; postcard is the embedded model")
+    model: str = Field(
+        "postcard", min_length=1, description="diffusers directory or hub id; postcard is the embedded model"
+    )
     device: str = Field("auto", description="cpu, cuda, cuda:1 ...; auto = cuda if there is one")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="the model computes in it; auto = float16 on CUDA, float32 on the CPU"
@@ -43,6 +45,7 @@ class Settings(BaseSettings):
     queue_jobs: int = Field(32, ge=0, description="jobs that may wait beyond those; more are refused with 429")
     step_images: PositiveInt = Field(16, description="images of one network call; guidance makes two of each picture")
 
+    max_pixels: PositiveInt = Field(2**20, description="largest picture, width times height: a step is never cut short")
     body_bytes: PositiveInt = Field(8 * 2**20, description="largest request body")
     drain_seconds: float = Field(30.0, ge=0, description="how long running jobs may go on after SIGTERM")
 

@@ -52,7 +52,7 @@ class Kind:
 
 
 INPUT = Kind(422, "input", "The request cannot be done as it is")
-TOO_LARGE = Kind(413, "too-large", "The body is too large")
+HTTP_KINDS = {413: Kind(413, "too-large", "The body is too large")}
 KINDS: dict[type[RetouchError], Kind] = {
     RetouchError: Kind(500, "failed", "The job failed"),
     InputError: INPUT,
@@ -111,8 +111,10 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's own: the body is no JSON at all
+        return _answer(request, INPUT, f"body: {error.detail}", "body")
     phrase = HTTPStatus(error.status_code).phrase
-    kind = Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
+    kind = HTTP_KINDS.get(error.status_code) or Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
     response = _answer(request, kind, error.detail)
     response.headers.update(error.headers or {})
     return response

@@ -12,6 +12,7 @@ from service.api.images import encode_base64, encode_png, mask_image
 from service.api.problems import documented
 from service.api.schemas import Answer, EditRequest, GenerateRequest
 from service.batching.batcher import check_ready
+from service.errors import NotReadyError
 from service.jobs import Job, Outcome
 from service.workers import Blob, Worker
 
@@ -94,6 +95,8 @@ async def _answer(request: Request, worker: Worker, job: Job) -> Answer | Respon
         if not outcome.done():
             return Response(status_code=CLIENT_GONE)
         answer = await asyncio.to_thread(_written, job, outcome.result())
+    except asyncio.CancelledError as error:  # the server ends what runs when its time to drain is over
+        raise NotReadyError("the service was shut down before the job was done") from error
     finally:
         outcome.cancel()
         gone.cancel()

@@ -67,6 +67,9 @@ def _check(model: Model, sampling: Sampling) -> None:
         size = getattr(sampling, name)
         if size < model.latent_scale or size % model.latent_scale:
             raise InputError(name, f"must be a positive multiple of {model.latent_scale}, got {size}")
+    if model.max_pixels is not None and sampling.width * sampling.height > model.max_pixels:
+        asked = f"{sampling.width}x{sampling.height}"
+        raise InputError("width", f"times height must be at most {model.max_pixels} pixels here, got {asked}")
 
 
 def first_latents(model: Model, sampling: Sampling) -> Tensor:  # [1, 4, h, w], float32

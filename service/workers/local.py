@@ -97,13 +97,15 @@ def open_model(
     dtype: str = "auto",
     storage_dtype: str = "float16",
     record: Literal["inputs", "keys_values"] = "inputs",
+    max_pixels: int | None = None,
 ) -> Model:
     """Load a model onto a device. InputError where there is no such device, or the model is not whole.
 
     `source` is a diffusers directory, a hub id, or `postcard`, the embedded model. `device` is torch's name or `auto`
     (CUDA if there is one). `num_threads` None is torch's own number, the physical cores or OMP_NUM_THREADS, but at
     most 8. `dtype`, torch's name, is what the model computes in; `auto` is float16 on CUDA, else float32.
-    `storage_dtype` is what recordings are kept in, `record` what they keep of self-attention.
+    `storage_dtype` is what recordings are kept in, `record` what they keep of self-attention. `max_pixels` bounds
+    the pictures that may be asked for.
     """
     place = find_device(device)
     if dtype == "auto":
@@ -111,7 +113,7 @@ def open_model(
     form = Format(getattr(torch, storage_dtype), keep_inputs=record == "inputs")
     transformers.utils.logging.disable_progress_bar()  # weights load in a second, and logs stay
     torch.set_num_threads(num_threads or min(MAX_DEFAULT_THREADS, torch.get_num_threads()))
-    return load_model(_source(source), place, getattr(torch, dtype), form)
+    return load_model(_source(source), place, getattr(torch, dtype), form, max_pixels)
 
 
 def check_model(source: str, device: str) -> None:

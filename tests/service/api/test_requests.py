@@ -101,7 +101,8 @@ def encode_json(value):
 )
 async def test_a_body_that_is_no_object_is_refused(client, body):
     response = await client.post("/generate", content=body, headers={"content-type": "application/json"})
-    assert response.status_code in {400, 422}
+    assert response.status_code == 422
+    assert response.json()["field"] == "body"
     assert response.headers["content-type"] == "application/problem+json"
 
 
@@ -129,6 +130,7 @@ async def test_a_large_body_is_refused(client, announced):
     body = {"content": b" " * 9 * 2**20} if announced else {"content": chunks()}
     response = await client.post("/edit", headers={"content-type": "application/json"}, **body)
     assert response.status_code == response.json()["status"] == 413
+    assert response.json()["type"] == "urn:retouch:problem:too-large"
 
 
 def test_fields_become_a_job():

@@ -80,6 +80,20 @@ async def test_a_client_that_goes_away_cancels_its_job(client, scripts):
     assert (await client.post("/generate", json={"prompt": "the next"})).status_code == 200
 
 
+async def test_a_job_that_outlives_the_drain_is_told_so(client, scripts):
+    """The server cancels what runs when its time to drain is over; the client is answered all the same."""
+    scripts.may_step.clear()
+    request = asyncio.create_task(client.post("/generate", json={"prompt": "a zebra"}))
+    await asyncio.to_thread(scripts.begun.wait, GUARD_SECONDS)
+    request.cancel()
+    response = await request
+    scripts.may_step.set()
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "5"
+    assert response.json()["type"] == "urn:retouch:problem:not-ready"
+    assert await asyncio.to_thread(scripts.closed.wait, GUARD_SECONDS)
+
+
 async def test_readiness_waits_for_the_model_and_life_does_not(loading, scripts):
     assert (await loading.get("/healthz")).json() == {"state": "loading"}
     refused = await loading.get("/readyz")

@@ -69,6 +69,11 @@ def test_an_edit_writes_its_files_and_prints_its_receipt(tmp_path, capsys):
     ]
 
 
+def test_a_dry_run_has_no_picture_to_write(capsys):
+    assert cli.main(edit("--dry-run", "--out", "picture.png", *QUICK)) == 2
+    assert "--out: a dry run draws no picture" in capsys.readouterr().err
+
+
 def test_a_dry_run_writes_the_mask_only(tmp_path, capsys):
     assert cli.main(edit("--dry-run", "--mask-out", "mask.png", *QUICK)) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]

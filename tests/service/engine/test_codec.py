@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,19 @@ def test_an_empty_mask_is_the_source_and_a_full_one_the_edit(pictures):
     source, edited = pictures
     assert np.array_equal(paste(source, edited, np.zeros((8, 6), bool), 1), source)
     assert np.array_equal(paste(source, edited, np.ones((8, 6), bool), 1), edited)
+
+
+def test_the_largest_margins_take_no_more_memory_than_small_ones(pictures):
+    """A square of 16 positions is 257 pixels wide; nothing may grow with its area."""
+    edit_mask = np.zeros((16, 16), bool)
+    edit_mask[7:9, 7:9] = True
+    source, edited = (np.kron(picture[:16, :16], np.ones((8, 8, 1), np.uint8)) for picture in pictures)
+    tracemalloc.start()
+    pasted = paste(source, edited, edit_mask, 16)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(pasted[56:72, 56:72], edited[56:72, 56:72])
+    assert peak_bytes < 100 * source.size
 
 
 def test_the_box_holds_the_mask(edit_mask):

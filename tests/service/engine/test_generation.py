@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -133,6 +134,14 @@ def test_settings_that_cannot_be_are_refused_by_name(sd2, field, value):
     with pytest.raises(InputError, match=field) as caught:
         sd2.generate(PROMPT, **{field: value})
     assert caught.value.field == field
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_drawn(sd2):
+    small, steps = replace(sd2.model, max_pixels=64 * 64), SamplingRequest(**studio_steps())
+    assert sd2.drive(small, sd2.store, [GenerateJob(PROMPT, steps)])[0].pixels.shape == (64, 64, 3)
+    with pytest.raises(InputError, match="at most 4096 pixels here, got 128x64") as caught:
+        sd2.drive(small, sd2.store, [GenerateJob(PROMPT, replace(steps, width=128))])
+    assert caught.value.field == "width"
 
 
 def test_an_empty_prompt_is_refused(sd2):

@@ -139,15 +139,15 @@ def test_postcard_is_the_embedded_model(monkeypatch, source, path):
     monkeypatch.setattr(local, "load_model", lambda *given: given)
     cuda = torch.cuda.is_available()
     device, dtype = (torch.device("cuda"), torch.float16) if cuda else (torch.device("cpu"), torch.float32)
-    assert open_model(source, num_threads=1) == (path, device, dtype, Format())
+    assert open_model(source, num_threads=1) == (path, device, dtype, Format(), None)
 
 
 @pytest.mark.parametrize(("record", "keep_inputs"), [("inputs", True), ("keys_values", False)])
 def test_a_model_computes_and_records_as_it_is_told(monkeypatch, record, keep_inputs):
     monkeypatch.setattr(local, "load_model", lambda *given: given)
     settings = Settings(device="cpu", threads=1, dtype="bfloat16", storage_dtype="float32", record=record)
-    _, device, dtype, form = open_model("postcard", **settings.model_options)
-    assert (device, dtype, form) == (torch.device("cpu"), torch.bfloat16, Format(torch.float32, keep_inputs))
+    _, *told = open_model("postcard", max_pixels=settings.max_pixels, **settings.model_options)
+    assert told == [torch.device("cpu"), torch.bfloat16, Format(torch.float32, keep_inputs), 2**20]
 
 
 @pytest.mark.parametrize("cuda", [False, True])
