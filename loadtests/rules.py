@@ -157,7 +157,7 @@ def _added_steps(model: Model, store: MemoryStore, source: Outcome, edit: Outcom
     if recording is None or edit.mask is None or not edit.mask.edit_mask.any():
         return ()
     with recording:
-        drawn = decode(model, Core.load(recording).latents[-1:])
+        drawn = decode(model, Core.load(recording).latents[-1:]).pixels
     return tuple(_added_step(_pixels(source), drawn, edit.mask.edit_mask, width) for width in PASTE_MARGINS)
 
 

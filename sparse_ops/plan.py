@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparse_ops.blocks import BlockCost, choose_blocks, pyramid, round_out, touched_blocks
+from sparse_ops.tables import dilate, lookup, table, upsample
 
 __all__ = [
     "BlockCost",
@@ -135,7 +136,7 @@ class Plan:
     @cached_property
     def scatter(self) -> Tensor:
         """int32 [B * H * W]: where each position lies in concat(rows, rest)."""
-        return _lookup(self.batch * self.height * self.width, torch.cat([self.rows.index, self.rest.index]))
+        return lookup(self.batch * self.height * self.width, torch.cat([self.rows.index, self.rest.index]))
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan on another device."""
@@ -211,65 +212,31 @@ def _plan(active: Sequence[Tensor], level: int, dense: Sequence[bool], attends: 
     attended = rest if attends.all() else Positions.where(~here & attends[:, None, None])
     above = active[level - 1] if level > 0 and not dense[level - 1] else None
     below = active[level + 1] if level + 1 < len(active) and not dense[level] else None
-    reached = None if below is None else _dilate(here)[:, ::2, ::2] & below
+    reached = None if below is None else dilate(here)[:, ::2, ::2] & below
     halo = Positions.where(_read(here, above, reached) & ~here)
-    places = _lookup(here.numel(), torch.cat([rows.index, halo.index])).view_as(here)
-    same = None if dense[level] else _table(here, places)
-    up = None if above is None else _table(above, _upsample(places, above))
+    places = lookup(here.numel(), torch.cat([rows.index, halo.index])).view_as(here)
+    same = None if dense[level] else table(here, places)
+    up = None if above is None else table(above, upsample(places, above))
     down = None
     if below is not None and reached is not None:
-        down = _downward(_table(reached, places, stride=2), reached, below)
+        down = _downward(table(reached, places, stride=2), reached, below)
     batch, height, width = here.shape
     return Plan(batch, height, width, rows, rest, attended, halo, same, down, up)
 
 
 def _read(here: Tensor, above: Tensor | None, reached: Tensor | None) -> Tensor:  # bool [B, H, W] each
     """What the three operators read."""
-    read = _dilate(here)
+    read = dilate(here)
     if above is not None:
-        read |= touched_blocks(_dilate(above), 2)
+        read |= touched_blocks(dilate(above), 2)
     if reached is not None:
         centres = torch.zeros_like(here)
         centres[:, ::2, ::2] = reached
-        read |= _dilate(centres)
+        read |= dilate(centres)
     return read
-
-
-def _dilate(mask: Tensor) -> Tensor:
-    """By one position each way, diagonals included."""
-    rows = mask.clone()
-    rows[:, 1:] |= mask[:, :-1]
-    rows[:, :-1] |= mask[:, 1:]
-    wide = rows.clone()
-    wide[:, :, 1:] |= rows[:, :, :-1]
-    wide[:, :, :-1] |= rows[:, :, 1:]
-    return wide
-
-
-def _upsample(places: Tensor, above: Tensor) -> Tensor:  # int32 [B, h, w] -> [B, H, W]
-    """The place of the low row under each high position."""
-    doubled = places.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    return doubled[:, : above.shape[1], : above.shape[2]]
-
-
-def _table(outputs: Tensor, places: Tensor, stride: int = 1) -> Tensor:  # bool [B, h, w], int32 [B, H, W]
-    """int32 [N, 9]: the places that a 3x3 convolution reads for each output, -1 outside the image."""
-    padded = F.pad(places, (1, 1, 1, 1), value=-1)
-    _, height, width = padded.shape
-    image, y, x = outputs.nonzero(as_tuple=True)
-    corner = (image * height + y * stride) * width + x * stride
-    window = torch.arange(3)[:, None] * width + torch.arange(3)
-    return padded.flatten()[corner[:, None] + window.flatten()]
 
 
 def _downward(neighbors: Tensor, reached: Tensor, low: Tensor) -> Downward:
     computed, fill = Positions.where(reached), Positions.where(low & ~reached)
-    order = _lookup(low.numel(), torch.cat([computed.index, fill.index]))
+    order = lookup(low.numel(), torch.cat([computed.index, fill.index]))
     return Downward(neighbors, fill, order[Positions.where(low).index])
-
-
-def _lookup(num_positions: int, index: Tensor) -> Tensor:
-    """int32 [num_positions]: the place of each position in `index`, -1 where it is not."""
-    lookup = torch.full((num_positions,), -1, dtype=torch.int32, device=index.device)
-    lookup[index] = torch.arange(len(index), dtype=torch.int32, device=index.device)
-    return lookup

@@ -51,7 +51,7 @@ def conv3x3(
     matrix = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
     row_bytes = matrix.shape[1] * sources.element_size()
     parts = [
-        F.linear(sources.index_select(0, part.flatten() + 1).view(len(part), -1), matrix, bias)
+        F.linear(sources.index_select(0, part.flatten() + 1).view(-1, matrix.shape[1]), matrix, bias)
         for part in torch.split(neighbors, max(1, GATHER_BYTES // row_bytes))
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

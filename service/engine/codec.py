@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,28 +12,58 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from service.engine import decoder
+from service.engine.masks import widen
 from service.engine.weights import Model
 
 Pixels = NDArray[np.uint8]  # [height, width, 3]
 
+DENSE_RATIO = 0.5  # of the pixels; on a CPU decoding them as rows is then as slow as decoding all
 
-@torch.no_grad()
-def decode(model: Model, latents: Tensor) -> Pixels:  # [1, 4, h, w] -> [h * scale, w * scale, 3]
-    """The picture of a latent: the whole VAE decoder, dense. Exact."""
-    config = model.vae.config
-    unscaled = latents.to(model.device, model.vae.dtype) / config.scaling_factor + (
-        getattr(config, "shift_factor", None) or 0
-    )
-    picture = model.vae.decode(unscaled).sample[0].float().clamp(-1, 1)
-    pixels: Pixels = ((picture + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return pixels
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Pixels, and what an edit of them needs to decode only what it changes."""
+
+    pixels: Pixels
+    statistics: Tensor  # float32 [norms, 2, G] of the decoder's norms
+
+
+def decode(model: Model, latents: Tensor) -> Picture:  # [1, 4, h, w]
+    """The picture of a latent, all of it. Exact."""
+    decoded = decoder.decode(model.vae, _unscaled(model, latents))
+    height, width = (side * model.latent_scale for side in latents.shape[2:])
+    return Picture(_to_bytes(decoded.values).reshape(height, width, 3), decoded.statistics.cpu())
+
+
+def decode_edit(
+    model: Model,
+    latents: Tensor,  # [1, 4, h, w]
+    source: Picture,
+    edit_mask: NDArray[np.bool_],  # [h, w]
+    paste_margin: int,
+) -> Picture:
+    """The source, with the mask's pixels and those that are pasted around them decoded; see `decoder`, and `paste`.
+
+    Where most of the picture is needed, all is decoded, under norms of its own: that is as quick, and exact.
+    """
+    wide = widen(edit_mask, paste_margin)
+    if wide.mean() > DENSE_RATIO:
+        whole = decode(model, latents)
+        return Picture(paste(source.pixels, whole.pixels, edit_mask, paste_margin), whole.statistics)
+    needed = np.kron(wide, np.ones((model.latent_scale,) * 2, bool))
+    unscaled = _unscaled(model, latents)
+    decoded = decoder.decode_rows(model.vae, unscaled, torch.from_numpy(needed), source.statistics)
+    edited = source.pixels.copy()
+    edited[needed] = _to_bytes(decoded.values)
+    return Picture(paste(source.pixels, edited, edit_mask, paste_margin), source.statistics)
 
 
 def paste(source: Pixels, edited: Pixels, edit_mask: NDArray[np.bool_], paste_margin: int) -> Pixels:
     """The edit inside the mask [h, w] (latent positions); over `paste_margin` positions around, the source blends in.
 
     Every other pixel is the source's. Approximate in that rim, where both nearly agree: its latents are the source's,
-    but a decoder sees 13 to 17 positions far and its norms see everything. A hard border would show as a seam.
+    but a decoder sees 13 to 17 positions far. A hard border would show as a seam.
     """
     scale = source.shape[0] // edit_mask.shape[0]
     if not edit_mask.any():
@@ -43,6 +74,18 @@ def paste(source: Pixels, edited: Pixels, edit_mask: NDArray[np.bool_], paste_ma
     weight[distance > paste_margin * scale] = 0
     blended: Pixels = (source + weight[..., None] * (edited.astype(np.float64) - source)).round().astype(np.uint8)
     return blended
+
+
+def _unscaled(model: Model, latents: Tensor) -> Tensor:
+    config = model.vae.config
+    shift = getattr(config, "shift_factor", None) or 0
+    unscaled: Tensor = latents.to(model.device, model.vae.dtype) / config.scaling_factor + shift
+    return unscaled
+
+
+def _to_bytes(values: Tensor) -> NDArray[np.uint8]:  # [N, 3], -1 .. 1 and beyond
+    pixels: NDArray[np.uint8] = ((values.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+    return pixels
 
 
 def bounding_box(edit_mask: NDArray[np.bool_], scale: int) -> tuple[int, int, int, int]:

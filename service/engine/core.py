@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cache_store.keys import recording_id
 from cache_store.store import Draft, Recording
-from service.engine.codec import Pixels, from_png, to_png
+from service.engine.codec import Picture, from_png, to_png
 from service.engine.masks import to_png_array
 from service.engine.weights import Model
 from service.jobs import EditJob, Sampling
@@ -28,7 +28,7 @@ class Core:
     sampling: Sampling
     source_id: str | None  # of which it is an edit
     latents: Tensor  # [steps + 1, 4, h, w], float32: the noise, and after every step
-    pixels: Pixels
+    picture: Picture
     words: Tensor  # [T, h, w]: where each token of the prompt looked
     edit_mask: NDArray[np.bool_] | None = None  # [h, w]; of an edit
     beginning: Tensor | None = None  # [k + 1, 4, h, w]: its first dense steps as a detection sees them; None: not known
@@ -38,29 +38,33 @@ class Core:
         told = {"prompt": self.prompt, "sampling": asdict(self.sampling), "source_id": self.source_id}
         draft.put("told", json.dumps(told).encode())
         draft.put("latents", self.latents.cpu())
-        draft.put("image", to_png(self.pixels))
+        draft.put("image", to_png(self.picture.pixels))
+        draft.put("decoder", self.picture.statistics)
         draft.put("words", self.words)
         if self.beginning is not None:
             draft.put("beginning", self.beginning.cpu())
         if self.edit_mask is not None:
-            draft.put("edit_mask", to_png(to_png_array(self.edit_mask, self.pixels.shape[0] // self.latents.shape[2])))
+            scale = self.picture.pixels.shape[0] // self.latents.shape[2]
+            draft.put("edit_mask", to_png(to_png_array(self.edit_mask, scale)))
         draft.commit()
 
     @classmethod
     def load(cls, recording: Recording) -> Core:
         """From an open recording. ValueError where a part is missing."""
-        told, latents, image, words = (recording.blob(name) for name in ("told", "latents", "image", "words"))
+        told, image = (recording.blob(name) for name in ("told", "image"))
+        latents, words, statistics = (recording.blob(name) for name in ("latents", "words", "decoder"))
         if not (isinstance(told, bytes) and isinstance(image, bytes)):
             raise ValueError(f"the recording {recording.id!r} has no prompt or no image")  # noqa: TRY004  # it is the recording that is wrong
-        if not (isinstance(latents, Tensor) and isinstance(words, Tensor)):
-            raise ValueError(f"the recording {recording.id!r} has no latents or no words")  # noqa: TRY004  # the same
+        if not (isinstance(latents, Tensor) and isinstance(words, Tensor) and isinstance(statistics, Tensor)):
+            raise ValueError(f"the recording {recording.id!r} has no latents, words or statistics")  # noqa: TRY004  # the same
         said, mask = json.loads(told), recording.blob("edit_mask")
         pixels = from_png(image)
         scale = pixels.shape[0] // latents.shape[2]
         edit_mask = from_png(mask)[::scale, ::scale, 0] > 0 if isinstance(mask, bytes) else None
         sampling, beginning = Sampling(**said["sampling"]), recording.blob("beginning")
         seen = beginning if isinstance(beginning, Tensor) else None
-        return cls(said["prompt"], sampling, said["source_id"], latents, pixels, words, edit_mask, seen)
+        picture = Picture(pixels, statistics)
+        return cls(said["prompt"], sampling, said["source_id"], latents, picture, words, edit_mask, seen)
 
 
 def generation_id(model: Model, prompt: str, sampling: Sampling) -> str:

@@ -46,16 +46,16 @@ def draw(
         tally=tally,
         draft=draft,
         control=canvas.keep_maps(draft, words) if draft else no_control,
-        preview=lambda step, original: whole_preview(step, decode(model, original)),
+        preview=lambda step, original: whole_preview(step, decode(model, original).pixels),
         preview_every=preview_every,
     )
     with draft or nullcontext():
         latents = yield from loop.run(first, range(num_steps))
         with tally.timed("decode"):
-            pixels = decode(model, latents[-1])
+            picture = decode(model, latents[-1])
         trace = torch.cat([first, *latents])
         beginning = trace[: canvas.num_map_steps + 1]
-        core = Core(prompt, sampling, None, trace, pixels, words.mean(), beginning=beginning)
+        core = Core(prompt, sampling, None, trace, picture, words.mean(), beginning=beginning)
         if draft:
             core.commit(draft)
     return core

@@ -52,7 +52,7 @@ def generate(model: Model, store: MemoryStore, job: GenerateJob) -> Script:
     if core is None:
         kept_in = store if job.cache == "read_write" else None
         core = yield from draw(model, kept_in, job.prompt, sampling, tally, "denoise", job.preview_every)
-    yield ImageReady(image_id, Image.fromarray(core.pixels))
+    yield ImageReady(image_id, Image.fromarray(core.picture.pixels))
     yield tally.receipt(image_id, unknown_words=_unknown(model, job.prompt))
 
 
@@ -78,7 +78,7 @@ def edit(model: Model, store: MemoryStore, job: EditJob) -> Script:
             image_id, known = source_id, source
         if not job.dry_run:
             core = known or (yield from revision.redraw(store, image_id, edit_mask, begun))
-            yield ImageReady(image_id, Image.fromarray(core.pixels))
+            yield ImageReady(image_id, Image.fromarray(core.picture.pixels))
         yield tally.receipt(
             image_id,
             source_id=source_id,

@@ -16,7 +16,7 @@ from torch import Tensor
 from cache_store.store import Draft, MemoryStore, Recording
 from service.engine import masks
 from service.engine.canvas import Canvas, no_control
-from service.engine.codec import Pixels, bounding_box, decode, paste
+from service.engine.codec import Picture, bounding_box, decode, decode_edit
 from service.engine.core import Core
 from service.engine.denoise import Active, Background, Call, Denoising
 from service.engine.maps import MixMaps, Moved
@@ -123,13 +123,13 @@ class Revision:
         with draft or nullcontext():
             latents = [*before, *(yield from loop.run(before[-1], range(len(before) - 1, num_steps)))]
             with self.tally.timed("decode"):
-                pixels = self._picture(latents[-1], edit_mask)
+                picture = self._picture(latents[-1], edit_mask)
             core = Core(
                 prompt=self.job.prompt,
                 sampling=self.sampling,
                 source_id=self.recording.id,
                 latents=torch.cat(latents),
-                pixels=pixels,
+                picture=picture,
                 words=words.mean(),
                 edit_mask=edit_mask,
                 beginning=begun.latents if begun else None,
@@ -222,13 +222,12 @@ class Revision:
         """Where the source's tokens looked, for the tokens that stay."""
         return self.source.words[self.alignment.mapper] * self.alignment.alpha[:, None, None]
 
-    def _picture(self, latents: Tensor, edit_mask: Mask) -> Pixels:
-        pixels = decode(self.model, latents)
+    def _picture(self, latents: Tensor, edit_mask: Mask) -> Picture:
         if not self.job.rules.keep_background:
-            return pixels  # all of it changed a little: a seam would show
-        return paste(self.source.pixels, pixels, edit_mask, self.job.rules.paste_margin)
+            return decode(self.model, latents)  # all of it changed a little: a seam would show
+        return decode_edit(self.model, latents, self.source.picture, edit_mask, self.job.rules.paste_margin)
 
     def _preview(self, step: int, original: Tensor, edit_mask: Mask) -> Preview:
         wide = masks.widen(edit_mask, self.job.rules.paste_margin)
         box = bounding_box(wide, self.model.latent_scale)
-        return Preview(step, Image.fromarray(self._picture(original, edit_mask)).crop(box), box)
+        return Preview(step, Image.fromarray(self._picture(original, edit_mask).pixels).crop(box), box)

@@ -16,6 +16,7 @@ import transformers
 from diffusers import AutoencoderKL
 
 from service.engine.checkpoint import load_unet
+from service.engine.decoder import check_decoder
 from service.engine.recording import Format
 from service.engine.unet import UNet
 from service.errors import InputError
@@ -84,6 +85,7 @@ def load_model(
         unet = load_unet(folder, dtype)
     with _part(directory, "vae") as folder:
         vae = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+        check_decoder(vae)
         if vae.config.force_upcast and dtype is torch.float16:  # XL's overflows in float16
             vae = vae.float()
     tokenizers, text_encoders = [], []
@@ -96,7 +98,7 @@ def load_model(
         name=directory.name if Path(source).is_dir() else str(source),
         fingerprint=_fingerprint(directory),
         unet=unet.to(device).eval().requires_grad_(False),
-        vae=vae.to(device).eval().requires_grad_(False),
+        vae=vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False),
         tokenizers=tuple(tokenizers),
         text_encoders=tuple(encoder.to(device).eval().requires_grad_(False) for encoder in text_encoders),
         sampler_config=_json(directory / "scheduler" / "scheduler_config.json"),
