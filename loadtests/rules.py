@@ -1,8 +1,9 @@
 """Rules of edits, compared: the frozen edits of postcard under several of them, judged.
 
-python -m loadtests.rules margin|detection [--pairs N] [--json] [--sheet FILE.png]
+python -m loadtests.rules margin|detection|storage [--pairs N] [--json] [--sheet FILE.png]
 
 `margin`: 0, 1 and 2 latent positions computed beyond the edit mask. `detection`: probes, and the paper's first steps.
+`storage`: what recordings are kept in, with the bytes of a source's.
 For each: successful edits and kept attributes (the judge's word), the mean edited ratio, multiplications as a part of
 drawing the picture again (detection included), how much the masks have in common with the first rules' (intersection
 over union), and for each `paste_margin` the step that pasting adds between neighbouring pixels, in levels of 255,
@@ -15,7 +16,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -30,14 +31,17 @@ from service.batching.runner import run
 from service.engine.codec import Pixels, decode, paste
 from service.engine.core import Core
 from service.engine.masks import Mask, widen
+from service.engine.recording import Format, Storage
 from service.engine.weights import Model, load_model
 from service.jobs import Detection, EditJob, EditRules, GenerateJob, Outcome, SamplingRequest
 from service.postcard.judge import Judge, load_judge
 from service.postcard.pairs import EditPair, load_pairs
 
-RULES = {
-    "margin": {f"margin {margin}": EditRules(margin=margin) for margin in (0, 1, 2)},
-    "detection": {f"detection {name}": EditRules(detection=name) for name in get_args(Detection)},
+Rules = tuple[EditRules, Format]
+RULES: dict[str, dict[str, Rules]] = {
+    "margin": {f"margin {margin}": (EditRules(margin=margin), Format()) for margin in (0, 1, 2)},
+    "detection": {f"detection {name}": (EditRules(detection=name), Format()) for name in get_args(Detection)},
+    "storage": {f"storage {name}": (EditRules(), Format(name)) for name in get_args(Storage)},
 }
 PASTE_MARGINS = (0, 1, 2, 3, 4)
 CELL = 192  # pixels of a picture on the sheet
@@ -52,6 +56,7 @@ class Trial:
     source: Pixels
     edited: Pixels
     edit_mask: Mask
+    source_bytes: int
     macs_ratio: float  # of drawing it again, detection included
     added_steps: tuple[float, ...]  # by pasting, for each of PASTE_MARGINS
 
@@ -82,12 +87,13 @@ def main() -> None:
         sheet(trials).save(arguments.sheet)
 
 
-def trials_of(model: Model, pair: EditPair, rules: Mapping[str, EditRules]) -> Iterator[Trial]:
+def trials_of(model: Model, pair: EditPair, rules: Mapping[str, Rules]) -> Iterator[Trial]:
     """One pair under each of the rules."""
-    store = MemoryStore(2 << 30)
-    source = _outcome(model, store, GenerateJob(pair.source_prompt, SamplingRequest(seed=pair.seed)))
-    for name, each in rules.items():
-        edit = _outcome(model, store, EditJob(pair.prompt, image_id=source.receipt.image_id, rules=each))
+    for name, (each, form) in rules.items():
+        recording_model, store = replace(model, format=form), MemoryStore(2 << 30)
+        draw = GenerateJob(pair.source_prompt, SamplingRequest(seed=pair.seed))
+        source, source_bytes = _outcome(recording_model, store, draw), store.num_bytes
+        edit = _outcome(recording_model, store, EditJob(pair.prompt, image_id=source.receipt.image_id, rules=each))
         if edit.mask is None:
             raise ValueError("an edit tells its mask")
         yield Trial(
@@ -96,6 +102,7 @@ def trials_of(model: Model, pair: EditPair, rules: Mapping[str, EditRules]) -> I
             _pixels(source),
             _pixels(edit),
             edit.mask.edit_mask,
+            source_bytes,
             edit.receipt.macs_computed / max(1, edit.receipt.macs_dense),
             _added_steps(model, store, source, edit),
         )
@@ -122,6 +129,7 @@ def summary(judge: Judge, trials: Sequence[Trial], first: Sequence[Trial]) -> di
         "kept": round(_mean(kept), 3),
         "edited_ratio": round(_mean(trial.edit_mask.mean() for trial in trials), 3),
         "edited_ratio_by_kind": ratios,
+        "source_mb": round(_mean(trial.source_bytes for trial in trials) / 1e6, 1),
         "macs_ratio": round(_mean(trial.macs_ratio for trial in trials), 3),
         "mask_iou": round(_mean(_iou(t.edit_mask, f.edit_mask) for t, f in zip(trials, first, strict=True)), 3),
         "step_at_paste_margin": {

@@ -15,7 +15,7 @@ from cache_store.store import Draft, Recording
 from service.engine.canvas import Canvas, no_control
 from service.engine.read_text import ReadText
 from service.engine.receipts import Tally
-from service.engine.recording import BatchReader, BatchWriter, Source, Target
+from service.engine.recording import BatchReader, BatchWriter, Format, Source, Target
 from service.engine.sampling import constant_channels, guide, num_branches, predicted_original
 from service.engine.unet import UNet
 from service.jobs import Event, Preview, Stage
@@ -42,7 +42,7 @@ class Call:
     source: Source | None  # needed where some position is not active
     target: Target | None
     controls: tuple[Control | None, ...]  # one for each branch; empty = none
-    keep_inputs: bool
+    format: Format  # of recordings: how they are read and kept
     stage: Stage
     step: int
     num_steps: int  # of this loop
@@ -65,7 +65,7 @@ class Call:
     @property
     def shape_key(self) -> tuple[object, ...]:
         """Calls with equal keys may share one network call."""
-        return (*self.sample.shape[1:], self.text.num_tokens, self.keep_inputs)
+        return (*self.sample.shape[1:], self.text.num_tokens, self.format)
 
 
 @torch.no_grad()
@@ -79,12 +79,13 @@ def predict(unet: UNet, calls: Sequence[Call]) -> list[Tensor]:  # [B, C, H, W],
     controls: list[Control | None] = []
     for call in calls:
         controls += call.controls or [None] * call.num_images
+    form = calls[0].format
     context = Context(
         plans,
-        BatchReader(plans, [call.source for call in calls], num_images, sample),
-        BatchWriter([call.target for call in calls], num_images),
+        BatchReader(plans, [call.source for call in calls], num_images, sample, form.kind),
+        BatchWriter([call.target for call in calls], num_images, form.kind),
         tuple(controls) if any(controls) else (),
-        keep_inputs=calls[0].keep_inputs,
+        keep_inputs=form.keep_inputs,
     )
     text = ReadText.joined([call.text for call in calls])
     noise = unet(sample, torch.cat([call.timestep for call in calls]), text, context)
@@ -171,7 +172,7 @@ class Denoising:
             source=Source(self.recording, step) if self.recording else None,
             target=Target(self.draft, step) if self.draft else None,
             controls=(None,) * (branches - 1) + (control,) if control else (),
-            keep_inputs=self.canvas.model.format.keep_inputs,
+            format=self.canvas.model.format,
             stage=self.stage,
             step=step,
             num_steps=num_steps,

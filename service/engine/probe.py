@@ -76,7 +76,7 @@ class Probe:
             source=None,
             target=None,
             controls=(),
-            keep_inputs=model.format.keep_inputs,
+            format=model.format,
             stage="detect",
             step=0,
             num_steps=1,

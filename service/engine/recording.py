@@ -6,6 +6,7 @@
     prediction       a latent position             what the U-Net predicted, float32
     statistics       an image                      mean and variance of every group norm, float32
     maps.L           a position of resolution L    cross-attention maps of the conditional image, first steps only
+    scales:rows.L    as rows.L                     of rows in 8 bits: a scale for each 64 channels; attention.L likewise
 
 Both guidance branches are images of their own: a plane's rows are branch after branch. Which columns there are is not
 written down anywhere: the network runs once on the meta device and a writer notes what it is given.
@@ -17,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from math import ceil
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,8 +29,13 @@ from cache_store.store import Draft, Recording
 from service.engine.unet import UNet
 from sparse_ops.context import Context
 from sparse_ops.plan import Plan, Positions, dense_plans
+from sparse_ops.quantise import BLOCK, Kind, dequantise, quantise
+
+Storage = Literal["float32", "float16", "int8", "fp8"]
+VALUES: dict[Kind, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 MAX_MAP_POSITIONS = 48 * 48  # cross-attention maps of higher resolutions are many bytes and say no more
+SCALES = "scales:"  # what the plane of a quantised plane's scales is called by
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,18 @@ class Column:
 class Format:
     """How recordings are kept."""
 
-    dtype: torch.dtype = torch.float16  # of activations; statistics and predictions stay float32
+    storage: Storage = "float16"  # of activations; statistics and predictions stay float32, maps half or single
     keep_inputs: bool = True  # of self-attention its inputs, projected again when read; False: keys and values
+
+    @property
+    def kind(self) -> Kind | None:
+        """How activations are quantised; None where they are not."""
+        return "int8" if self.storage == "int8" else "fp8" if self.storage == "fp8" else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what is not quantised."""
+        return torch.float32 if self.storage == "float32" else torch.float16
 
 
 @lru_cache(maxsize=32)
@@ -92,9 +110,15 @@ def layout_of(columns: Sequence[Column], form: Format, num_steps: int, num_map_s
         is_map = name.startswith("maps")
         if is_map and own[0].num_rows > MAX_MAP_POSITIONS:
             continue
+        widths = {column.key: column.width for column in own}
+        if form.kind and name.startswith(("rows", "attention")):
+            planes[name] = Plane.of(own[0].num_rows * num_branches, widths, torch.uint8, num_steps)
+            num_scales = {key: ceil(width / BLOCK) for key, width in widths.items()}
+            planes[SCALES + name] = Plane.of(own[0].num_rows * num_branches, num_scales, torch.float16, num_steps)
+            continue
         planes[name] = Plane.of(
             num_rows=own[0].num_rows * (1 if is_map else num_branches),
-            widths={column.key: column.width for column in own},
+            widths=widths,
             dtype=torch.float32 if name in {"prediction", "statistics"} else form.dtype,
             num_steps=num_map_steps if is_map else num_steps,
         )
@@ -115,7 +139,7 @@ def kept_positions(layout: Layout, active: Sequence[Tensor]) -> dict[str, Tensor
     """Which rows of each plane an edit keeps: those that it computes. None is all."""
     kept: dict[str, Tensor | None] = {}
     for name in layout:
-        kind, _, level = name.partition(".")
+        kind, _, level = name.removeprefix(SCALES).partition(".")
         if kind in {"rows", "attention", "prediction"}:
             computed = active[int(level or 0)]
             kept[name] = None if bool(computed.all()) else computed.flatten().nonzero().squeeze(1)
@@ -136,6 +160,22 @@ class Source:
         self.num_bytes += rows.numel() * rows.element_size()
         return rows
 
+    def floats(self, plane: str, positions: Tensor, key: str | None, kind: Kind | None, dtype: torch.dtype) -> Tensor:
+        """The same as numbers: quantised rows are scaled back."""
+        rows = self.rows(plane, positions, key)
+        layout = self.recording.activations.layout if self.recording.activations else {}
+        if kind is None or SCALES + plane not in layout:
+            return rows.to(dtype)
+        scales = self.rows(SCALES + plane, positions, key)
+        values = rows.view(VALUES[kind])
+        widths = [layout[plane].width_of(one) for one in ([key] if key else layout[plane].columns)]
+        if not any(width % BLOCK for width in widths[:-1]):  # blocks of the row are blocks of its tensors
+            return dequantise(values, scales, dtype)
+        of_values = torch.split(values, widths, 1)
+        of_scales = torch.split(scales, [ceil(width / BLOCK) for width in widths], 1)
+        parts = zip(of_values, of_scales, strict=True)
+        return torch.cat([dequantise(part, its_scales, dtype) for part, its_scales in parts], 1)
+
 
 @dataclass(frozen=True, eq=False)
 class Target:
@@ -143,6 +183,16 @@ class Target:
 
     draft: Draft
     step: int
+
+    def keep(self, plane: str, key: str, rows: Tensor, kind: Kind | None) -> None:
+        """One tensor's rows, quantised where the plane has scales."""
+        layout = self.draft.activations.layout if self.draft.activations else {}
+        if kind is None or SCALES + plane not in layout:
+            self.draft.write(self.step, plane, key, rows)
+            return
+        values, scales = quantise(rows, kind)
+        self.draft.write(self.step, plane, key, values.view(torch.uint8))
+        self.draft.write(self.step, SCALES + plane, key, scales)
 
 
 class BatchReader:
@@ -157,10 +207,12 @@ class BatchReader:
         sources: Sequence[Source | None],
         num_images: Sequence[int],
         like: Tensor,  # its dtype and device are the network's
+        kind: Kind | None = None,  # how recordings are quantised
     ) -> None:
         self._sources = sources
         self._spans = list(pairwise(accumulate(num_images, initial=0)))
         self._like = like
+        self._kind = kind
         self._whole = {id(positions) for plan in plans for positions in (plan.halo, plan.attended, plan.rest)}
         self._planes = _planes([source.recording for source in sources if source])
         self._gathered: dict[tuple[str, int], Tensor] = {}
@@ -197,13 +249,15 @@ class BatchReader:
         source = self._sources[call]
         if source is None:
             raise ValueError(f"call {call} of the batch is sparse, but has no recording to read from")
-        return source.rows(plane, positions, key)
+        dtype = torch.float32 if plane == "statistics" else self._like.dtype
+        return source.floats(plane, positions, key, self._kind, dtype)
 
 
 class BatchWriter:
     """Keeps what each image of a batch computes in its own step of its own draft."""
 
-    def __init__(self, targets: Sequence[Target | None], num_images: Sequence[int]) -> None:
+    def __init__(self, targets: Sequence[Target | None], num_images: Sequence[int], kind: Kind | None = None) -> None:
+        self._kind = kind
         spans = pairwise(accumulate(num_images, initial=0))
         self._targets = [
             (target, span) for target, span in zip(targets, spans, strict=True) if target and target.draft.activations
@@ -214,7 +268,7 @@ class BatchWriter:
         """Keeps fresh rows [N, C]."""
         for target, (begin, end) in self._targets:
             part = values[positions.offsets[begin] : positions.offsets[end]]
-            target.draft.write(target.step, self._planes[id(target)][key][0], key, part)
+            target.keep(self._planes[id(target)][key][0], key, part, self._kind)
 
     def statistics(self, key: str, values: Tensor) -> None:
         """Keeps mean and variance [B, 2, G]."""
@@ -229,4 +283,5 @@ def _planes(recordings: Sequence[Recording]) -> Mapping[str, tuple[str, slice]]:
 
 
 def _planes_of(layout: Layout) -> dict[str, tuple[str, slice]]:
-    return {key: (name, columns) for name, plane in layout.items() for key, columns in plane.columns.items()}
+    own = {name: plane for name, plane in layout.items() if not name.startswith(SCALES)}
+    return {key: (name, columns) for name, plane in own.items() for key, columns in plane.columns.items()}

@@ -15,7 +15,7 @@ from cache_store.store import MemoryStore
 from service.batching.batcher import Batcher, State
 from service.batching.policy import Limits
 from service.batching.runner import Runner
-from service.engine.recording import Format
+from service.engine.recording import Format, Storage
 from service.engine.weights import EMBEDDED, Model, find_model, load_model
 from service.errors import InputError, UnknownImageError
 from service.jobs import Ending, Event, Job
@@ -95,7 +95,7 @@ def open_model(
     device: str = "auto",
     num_threads: int | None = None,
     dtype: str = "auto",
-    storage_dtype: str = "float16",
+    storage_dtype: Storage = "float16",
     record: Literal["inputs", "keys_values"] = "inputs",
     max_pixels: int | None = None,
 ) -> Model:
@@ -110,7 +110,7 @@ def open_model(
     place = find_device(device)
     if dtype == "auto":
         dtype = "float16" if place.type == "cuda" else "float32"
-    form = Format(getattr(torch, storage_dtype), keep_inputs=record == "inputs")
+    form = Format(storage_dtype, keep_inputs=record == "inputs")
     transformers.utils.logging.disable_progress_bar()  # weights load in a second, and logs stay
     torch.set_num_threads(num_threads or min(MAX_DEFAULT_THREADS, torch.get_num_threads()))
     return load_model(_source(source), place, getattr(torch, dtype), form, max_pixels)

@@ -186,7 +186,7 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, 
 
 
 def studio_of(pipeline: Any, directory: Path, form: Format | None = None) -> Studio:
-    return Studio(pipeline, load_model(directory, form=form or Format(torch.float32)), MemoryStore(1 << 30))
+    return Studio(pipeline, load_model(directory, form=form or Format("float32")), MemoryStore(1 << 30))
 
 
 @pytest.fixture(params=FAMILIES)

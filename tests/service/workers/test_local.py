@@ -147,7 +147,7 @@ def test_a_model_computes_and_records_as_it_is_told(monkeypatch, record, keep_in
     monkeypatch.setattr(local, "load_model", lambda *given: given)
     settings = Settings(device="cpu", threads=1, dtype="bfloat16", storage_dtype="float32", record=record)
     _, *told = open_model("postcard", max_pixels=settings.max_pixels, **settings.model_options)
-    assert told == [torch.device("cpu"), torch.bfloat16, Format(torch.float32, keep_inputs), 2**20]
+    assert told == [torch.device("cpu"), torch.bfloat16, Format("float32", keep_inputs), 2**20]
 
 
 @pytest.mark.parametrize("cuda", [False, True])
