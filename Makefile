@@ -1,12 +1,14 @@
-# Everything sets up what it needs. TORCH_INDEX=URL takes torch from another index; PYTHON=python3.12 another Python.
+# Everything sets up what it needs. TORCH_INDEX=URL takes torch from another index; PYTHON=python3.12 another Python;
+# EXTRAS=dev,cuda also installs CuPy, for the kernels on an NVIDIA GPU.
 PYTHON ?= python3
 TORCH_INDEX ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
+EXTRAS ?= dev
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: venv serve demo test check clean
+.PHONY: venv serve demo test proof check clean g++
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -17,7 +19,7 @@ venv: $(READY) ## .venv with all that runs and tests need
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	@if [ -n "$(TORCH_INDEX)" ]; then $(BIN)/pip install -q -c constraints.txt --index-url "$(TORCH_INDEX)" torch; fi
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 serve: $(READY) ## the service with the embedded model
@@ -26,8 +28,15 @@ serve: $(READY) ## the service with the embedded model
 demo: $(READY) ## a chain of edits, and the sheet that the README shows
 	$(BIN)/python -m loadtests.demo
 
-test: $(READY) ## all tests, without a GPU
+test: $(READY) g++ ## all tests, without a GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+proof: $(READY) g++ ## all of the kernels' proof: seeds, sanitizers, architectures, mutations; half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'proof or not proof' tests/kernels
+
+g++:
+	@command -v g++ >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -q g++; } || \
+	    { echo "the kernels' tests are built with g++: install it (Debian: apt-get install g++)"; exit 1; }
 
 check: $(READY) ## format, lint, types, imports
 	$(BIN)/ruff format --check .

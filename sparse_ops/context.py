@@ -24,7 +24,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sparse_ops import reference as ops
+from sparse_ops import ops
 from sparse_ops.plan import Plan, Positions
 
 Projection = Callable[[Tensor], tuple[Tensor, Tensor]]

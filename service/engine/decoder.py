@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import InputError
-from sparse_ops import reference as ops
+from sparse_ops import ops
 from sparse_ops.shells import Layer, Shell, make_shells
 
 

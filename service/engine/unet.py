@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from service.engine.read_text import ReadText
 from service.engine.unet_config import UNetConfig
-from sparse_ops import reference as ops
+from sparse_ops import ops
 from sparse_ops.context import Activation, Context
 
 __all__ = ["UNet", "UNetConfig"]

@@ -20,6 +20,7 @@ from service.engine.decoder import check_decoder
 from service.engine.recording import Format
 from service.engine.unet import UNet
 from service.errors import InputError
+from sparse_ops.launch import DTYPES, why_not
 
 EMBEDDED = Path(__file__).parent.parent / "postcard" / "model"
 SMALL_BYTES = 256 << 20  # of a model whose files are all hashed whole
@@ -62,6 +63,13 @@ class Model:
     def latent_scale(self) -> int:
         """Pixels of one latent position, in each direction."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def without_kernels(self) -> str | None:
+        """Why our kernels do not compute it, but plain torch; None where they do."""
+        if self.dtype not in DTYPES:
+            return f"kernels compute in float16 and bfloat16, not in {str(self.dtype).removeprefix('torch.')}"
+        return why_not(self.device)
 
     @property
     def num_levels(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,8 @@ from service.engine.weights import EMBEDDED, Model, find_model, load_model
 from service.errors import InputError, UnknownImageError
 from service.jobs import Ending, Event, Job
 from service.workers import Blob
+
+log = logging.getLogger(__name__)
 
 MAX_DEFAULT_THREADS = 8  # more do not pay for small networks, and disturb the neighbours
 
@@ -113,7 +116,10 @@ def open_model(
     form = Format(storage_dtype, keep_inputs=record == "inputs")
     transformers.utils.logging.disable_progress_bar()  # weights load in a second, and logs stay
     torch.set_num_threads(num_threads or min(MAX_DEFAULT_THREADS, torch.get_num_threads()))
-    return load_model(_source(source), place, getattr(torch, dtype), form, max_pixels)
+    model = load_model(_source(source), place, getattr(torch, dtype), form, max_pixels)
+    if place.type == "cuda" and model.without_kernels:
+        log.warning("%s computes with plain torch operators: %s", place, model.without_kernels)
+    return model
 
 
 def check_model(source: str, device: str) -> None:

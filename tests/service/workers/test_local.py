@@ -150,12 +150,20 @@ def test_a_model_computes_and_records_as_it_is_told(monkeypatch, record, keep_in
     assert told == [torch.device("cpu"), torch.bfloat16, Format("float32", keep_inputs), 2**20]
 
 
+@pytest.mark.parametrize(("reason", "lines"), [("kernels need more", 1), (None, 0)])
+def test_a_gpu_that_kernels_do_not_run_on_is_told(monkeypatch, caplog, reason, lines):
+    monkeypatch.setattr(local, "load_model", lambda *_: SimpleNamespace(without_kernels=reason))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    open_model("postcard", device="cuda", num_threads=1)
+    assert caplog.text.count("computes with plain torch operators: kernels need more") == lines
+
+
 @pytest.mark.parametrize("cuda", [False, True])
 def test_by_default_a_gpu_computes_in_half_precision(monkeypatch, cuda):
-    monkeypatch.setattr(local, "load_model", lambda *given: given)
+    monkeypatch.setattr(local, "load_model", lambda *given: SimpleNamespace(dtype=given[2], without_kernels=None))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: int(cuda))
-    assert open_model("postcard", num_threads=1)[2] is (torch.float16 if cuda else torch.float32)
+    assert open_model("postcard", num_threads=1).dtype is (torch.float16 if cuda else torch.float32)
 
 
 @pytest.mark.parametrize("name", ["banana", "cuda", "cuda:1", "cuda:9999", "cuda:-1", "meta", ""])

@@ -1,0 +1,323 @@
+// 3x3 convolution over a list of rows, as one matrix product whose left side is gathered.
+//
+//     out[n, o] = bias[o] + embedding[image n, o] + residual[n, o]
+//                 + sum over tap, c of act(x[neighbors[n, tap], c]) * weight[tap * C + c, o]
+//
+// neighbors -1 contributes zero (zero AFTER the activation: padding is not silu(shift)). act is the identity, or with
+// ACTIVATE silu(x * scale + shift), the recorded group norm. With out_scale the sum passes through silu(sum * out_scale
+// + out_shift) at the end: the norm and activation of the NEXT convolution, once per element. Stride 2 and upsampling
+// are the same kernel with another table. C and Cout are multiples of 8, every row starts at a multiple of 16 bytes, N
+// is anything. Exact up to rounding: fp32 sums, one rounding.
+//
+// One block makes BM rows x BN channels; grid (row blocks, channel blocks, splits of K). Row blocks are the fast index,
+// so the blocks that run together read the same slice of the weights. A K step is BK channels of one tap. K runs over
+// channel chunks with the nine taps innermost: nine steps in a row read the same channels of overlapping rows, and four
+// of five reads hit L1 (cp.async.ca) when the plan lists rows block by block, so that neighbours in space are
+// neighbours in the list. Weights are read once a block (cp.async.cg).
+//
+// One thread: copies 16-byte chunks of A (its rows' neighbours, from a table in shared memory) and B into a ring of
+// STAGES stages; each warp multiplies WM x WN with ldmatrix and mma.sync m16n8k16. One barrier a step. Shared tiles are
+// swizzled, not padded.
+//
+// What bounds it (H200: 620 TFLOP/s by mma.sync, 5.5 TB/s from L2, 128 bytes a clock of shared memory and SM). Clocks
+// of one K step of one block, a fifth of A from L2, the rest from L1; the largest number is the bound:
+//
+//     tile           multiply   shared memory   L2 (all SMs busy)    multiply-adds a byte of L2
+//     64x64x32             98             192                 207                            27
+//     96x64x32            147             240                 224                            37
+//     128x64x32           196             288                 242                            46
+//     128x128x32          392             512                 414                            53
+//     128x128x32w         392             384                 414                            53  (w: warps of 64 x 64)
+//     256x64x32           392             416                 311                            71
+//
+// A warp of 32 x 32 is bound by shared memory on every device since sm_80; 64 x 64 is about even, but takes 255
+// registers. Without L1 hits the L2 column is 345, 431, 518, 690, 690, 862. The order of the rows decides: on the
+// published masks a tile reads .14 to .23 distinct rows per gathered row when the plan sorts rows by 8 x 8 blocks, .16
+// to .32 in raster order, .32 to .94 in random order. The weights, 18 C Cout bytes, come from DRAM once (59 MB at 2560
+// -> 1280: 14.5 us, twice what its 4.5 GFLOP take) and from L2 ceil(N / BM) times, which is why few rows want BM = 128
+// even when half of it is empty, and many want 256. 96x64x32 is for 65 to 96 rows, where a quarter to a half of a tile
+// of 128 is empty.
+//
+// Few rows: N = 76 to 768 make 20 to 60 tiles for 132 SMs, so K is split over gridDim.z. Each split writes its fp32
+// part, in thread order (16 bytes a lane, no guard), and the last to arrive at the tile's counter adds all parts in
+// split order: the same bits every run, one launch, no second kernel, and the counter is back at zero for the next
+// replay of a graph. The last block reads splits * BM * BN * 4 bytes alone at about 48 bytes a clock (64 x 64: 0.2 us a
+// split; 128 x 64: 0.4; 128 x 128: 0.8), so splits stay few. On sm_90 a cluster of the splits could add through
+// distributed shared memory instead; this version runs everywhere.
+//
+// ACTIVATE: the prologue is done in shared memory, not on fragments. A thread activates exactly the chunks that it
+// copied itself: its own cp.async wait makes them visible to it, the barrier that the step needs anyway publishes them,
+// its image and channels are fixed, and nothing is done twice inside a block (on fragments every warp column would
+// repeat it). It runs one step ahead, beside the multiplications. But it is repeated for each of 9 taps and each
+// channel block: 2 special-function operations x N * 9C * ceil(Cout / BN) at 16 a clock and SM are 6 us for (768, 320,
+// 320) and 19 us for (76, 2560, 1280), more than the product. Use it where Cout fits one block; else activate each row
+// once: in the producer's epilogue (out_scale), or by activate_rows.
+#include "rows.cuh"
+
+namespace rows {
+
+constexpr int kTaps = 9;
+
+template <int BM_, int BN_, int BK_, int WARPS_M_, int WARPS_N_, int STAGES_> struct ConvTile {
+  static constexpr int BM = BM_, BN = BN_, BK = BK_, WARPS_M = WARPS_M_, WARPS_N = WARPS_N_, STAGES = STAGES_;
+  static constexpr int THREADS = 32 * WARPS_M * WARPS_N;
+  static constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N;  // one warp's part of the tile
+  static constexpr int MI = WM / 16, NI = WN / 8;  // in mma tiles of 16 x 8
+  static constexpr int A = BM * BK, B = BK * BN;  // elements of one stage
+  static constexpr int A_CHUNKS = BK / kChunk, A_ROWS = THREADS / A_CHUNKS, A_PASSES = BM / A_ROWS;
+  static constexpr int B_CHUNKS = BN / kChunk, B_ROWS = THREADS / B_CHUNKS, B_PASSES = BK / B_ROWS;
+  static constexpr int SMEM = STAGES * (A + B) * 2 + BM * kTaps * 4 + 16;
+  // How many registers a thread may take; __launch_bounds__ says it by the blocks that then fit one multiprocessor.
+  static constexpr int REGISTERS = MI * NI > 16 ? 240 : MI * NI > 8 ? 128 : 96;
+  static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * THREADS);
+  static_assert(WM % 16 == 0 && WN % 16 == 0 && BK % 16 == 0 && STAGES >= 2, "tile");
+  static_assert(BM % A_ROWS == 0 && BK % B_ROWS == 0, "every thread copies whole chunks");
+};
+
+__device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.f + exp2_fast(-1.44269504f * x)); }
+
+// Eight elements: affine in fp32, SiLU, back to Element. scale and shift: 8 floats each, 16-byte aligned.
+__device__ __forceinline__ uint4 affine_silu(uint4 v, const float* scale, const float* shift) {
+  unsigned u[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const float4 s = __ldg((const float4*)scale + h), b = __ldg((const float4*)shift + h);
+    const float2 lo = floats(pair_of(u[h * 2])), hi = floats(pair_of(u[h * 2 + 1]));
+    u[h * 2] = bits(pair(silu(lo.x * s.x + b.x), silu(lo.y * s.y + b.y)));
+    u[h * 2 + 1] = bits(pair(silu(hi.x * s.z + b.z), silu(hi.y * s.w + b.w)));
+  }
+  return make_uint4(u[0], u[1], u[2], u[3]);
+}
+
+__device__ __forceinline__ float2 add(float2 v, const Element* more) {
+  const float2 b = floats(*(const Pair*)more);
+  return make_float2(v.x + b.x, v.y + b.y);
+}
+
+template <class T, bool ACTIVATE>
+__device__ __forceinline__ void conv_rows(
+    const Element* __restrict__ x,          // [N + M, C] active rows, then halo rows
+    const int* __restrict__ neighbors,      // [N, 9] rows of x, -1: zero
+    const int* __restrict__ image,          // [N] image of each active row (its neighbours are of the same image)
+    const float* __restrict__ scale,        // [images, C]   ACTIVATE only
+    const float* __restrict__ shift,        // [images, C]   ACTIVATE only
+    const Element* __restrict__ weight,     // [9 * C, Cout]
+    const Element* __restrict__ bias,       // [Cout] or null
+    const Element* __restrict__ embedding,  // [images, Cout] or null
+    const Element* __restrict__ residual,   // [N, Cout] or null
+    const float* __restrict__ out_scale,    // [images, Cout] or null: out = silu(sum * out_scale + out_shift)
+    const float* __restrict__ out_shift,    // [images, Cout]
+    Element* __restrict__ out,              // [N, Cout]
+    float* __restrict__ partial,            // [tiles, splits, BM * BN] in thread order, if gridDim.z > 1
+    unsigned* __restrict__ arrived,         // [tiles] zeros, if gridDim.z > 1
+    int N, int C, int Cout) {
+  DYN_SMEM(Element, smem);
+  Element* const sA = smem;  // [STAGES][BM][BK] swizzled
+  Element* const sB = smem + T::STAGES * T::A;  // [STAGES][BK][BN] swizzled
+  int* const sNeighbors = (int*)(sB + T::STAGES * T::B);  // [BM][9]
+  int* const flag = sNeighbors + T::BM * kTaps;
+
+  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
+  const int m0 = blockIdx.x * T::BM, n0 = blockIdx.y * T::BN;
+  if (m0 >= N) return;
+  const int wm = warp / T::WARPS_N * T::WM, wn = warp % T::WARPS_N * T::WN;
+
+  for (int i = tid; i < T::BM * kTaps; i += T::THREADS)
+    sNeighbors[i] = m0 + i / kTaps < N ? neighbors[(size_t)m0 * kTaps + i] : -1;
+  __syncthreads();
+
+  // K runs over channel chunks, the nine taps innermost: nine steps read the same channels of overlapping rows, so
+  // eight hit L1.
+  const int all_steps = (C + T::BK - 1) / T::BK * kTaps;
+  const int steps_per_split = (all_steps + (int)gridDim.z - 1) / (int)gridDim.z;
+  const int first = min((int)blockIdx.z * steps_per_split, all_steps), steps = min(steps_per_split, all_steps - first);
+
+  const int a_row = tid / T::A_CHUNKS, a_chunk = tid % T::A_CHUNKS;
+  const int b_row = tid / T::B_CHUNKS, b_chunk = tid % T::B_CHUNKS;
+  const bool b_inside = n0 + b_chunk * kChunk < Cout;
+
+  auto load = [&](int step, int stage) {
+    const int c0 = (first + step) / kTaps * T::BK, tap = (first + step) % kTaps;
+    Element *a = sA + stage * T::A, *b = sB + stage * T::B;
+    const int c = c0 + a_chunk * kChunk;
+#pragma unroll
+    for (int p = 0; p < T::A_PASSES; p++) {
+      const int row = a_row + p * T::A_ROWS, source = sNeighbors[row * kTaps + tap];
+      const bool valid = source >= 0 && c < C;
+      cp_async<16>(a + swizzle<T::BK>(row, a_chunk), x + (valid ? (size_t)source * C + c : 0), valid);
+    }
+#pragma unroll
+    for (int p = 0; p < T::B_PASSES; p++) {
+      const int row = b_row + p * T::B_ROWS;
+      const bool valid = b_inside && c0 + row < C;
+      const size_t at = valid ? (size_t)(tap * C + c0 + row) * Cout + n0 + b_chunk * kChunk : 0;
+      cp_async_stream<16>(b + swizzle<T::BN>(row, b_chunk), weight + at, valid);
+    }
+  };
+
+  int image_offset[T::A_PASSES];  // of the rows this thread copies, in scale and shift
+  if (ACTIVATE) {
+#pragma unroll
+    for (int p = 0; p < T::A_PASSES; p++) image_offset[p] = image[min(m0 + a_row + p * T::A_ROWS, N - 1)] * C;
+  }
+  // Each thread activates the chunks it copied itself: its own wait is enough, the step's one barrier publishes them.
+  auto activate = [&](int step, int stage) {
+    const int c = (first + step) / kTaps * T::BK + a_chunk * kChunk, tap = (first + step) % kTaps;
+    if (c >= C) return;
+#pragma unroll
+    for (int p = 0; p < T::A_PASSES; p++) {
+      const int row = a_row + p * T::A_ROWS;
+      if (sNeighbors[row * kTaps + tap] < 0) continue;  // outside the image: zero after the activation
+      uint4* at = (uint4*)(sA + stage * T::A + swizzle<T::BK>(row, a_chunk));
+      *at = affine_silu(*at, scale + image_offset[p] + c, shift + image_offset[p] + c);
+    }
+  };
+
+  float acc[T::MI][T::NI][4];
+#pragma unroll
+  for (int i = 0; i < T::MI; i++)
+#pragma unroll
+    for (int j = 0; j < T::NI; j++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) acc[i][j][e] = 0.f;
+
+  auto multiply = [&](int stage) {
+    const Element *a = sA + stage * T::A, *b = sB + stage * T::B;
+#pragma unroll
+    for (int k = 0; k < T::BK / 16; k++) {
+      unsigned fa[T::MI][4];
+#pragma unroll
+      for (int i = 0; i < T::MI; i++)
+        ldmatrix_x4(fa[i], a + swizzle<T::BK>(wm + i * 16 + (lane & 15), k * 2 + (lane >> 4)));
+#pragma unroll
+      for (int j = 0; j < T::NI / 2; j++) {
+        unsigned fb[4];
+        ldmatrix_x4_trans(fb, b + swizzle<T::BN>(k * 16 + (lane & 15), wn / kChunk + j * 2 + (lane >> 4)));
+#pragma unroll
+        for (int i = 0; i < T::MI; i++) {
+          mma(acc[i][j * 2], fa[i], fb[0], fb[1]);
+          mma(acc[i][j * 2 + 1], fa[i], fb[2], fb[3]);
+        }
+      }
+    }
+  };
+
+  // Groups are committed even when empty, so that "all but the newest STAGES - 2" always means "the next step is here".
+#pragma unroll
+  for (int s = 0; s < T::STAGES - 1; s++) {
+    if (s < steps) load(s, s);
+    cp_async_commit();
+  }
+  cp_async_wait<T::STAGES - 2>();
+  if (ACTIVATE && steps > 0) activate(0, 0);
+  int stage = 0, next = T::STAGES - 1;  // the stage to multiply, the stage to fill
+  for (int step = 0; step < steps; step++) {
+    __syncthreads();  // `stage` is complete for all, `next` is read by none
+    if (step + T::STAGES - 1 < steps) load(step + T::STAGES - 1, next);
+    cp_async_commit();
+    multiply(stage);
+    next = stage;
+    stage = stage + 1 == T::STAGES ? 0 : stage + 1;
+    cp_async_wait<T::STAGES - 2>();
+    if (ACTIVATE && step + 1 < steps) activate(step + 1, stage);
+  }
+
+  if (gridDim.z > 1) {  // split-K: the last block to arrive adds the parts, always in the same order
+    const unsigned tile = blockIdx.y * gridDim.x + blockIdx.x;
+    constexpr int QUADS = T::MI * T::NI;
+    float4* const parts = (float4*)partial + (size_t)tile * gridDim.z * QUADS * T::THREADS + tid;
+#pragma unroll
+    for (int q = 0; q < QUADS; q++) {
+      const float* v = acc[q / T::NI][q % T::NI];
+      parts[((size_t)blockIdx.z * QUADS + q) * T::THREADS] = make_float4(v[0], v[1], v[2], v[3]);
+    }
+    if (!last_to_arrive(arrived + tile, gridDim.z, flag)) return;
+#pragma unroll
+    for (int i = 0; i < T::MI; i++)
+#pragma unroll
+      for (int j = 0; j < T::NI; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) acc[i][j][e] = 0.f;
+#pragma unroll(QUADS > 8 ? 1 : 2)
+    for (int z = 0; z < (int)gridDim.z; z++)  // z outside: QUADS independent loads in flight
+#pragma unroll
+      for (int q = 0; q < QUADS; q++) {
+        const float4 v = __ldcg(parts + ((size_t)z * QUADS + q) * T::THREADS);
+        float* const sum = acc[q / T::NI][q % T::NI];
+        sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
+      }
+  }
+
+#pragma unroll
+  for (int i = 0; i < T::MI; i++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int row = m0 + wm + i * 16 + h * 8 + (lane >> 2);
+      if (row >= N) continue;
+      const size_t at_image = embedding || out_scale ? (size_t)image[row] * Cout : 0;
+#pragma unroll
+      for (int j = 0; j < T::NI; j++) {
+        const int col = n0 + wn + j * 8 + (lane & 3) * 2;
+        if (col >= Cout) continue;
+        float2 v = make_float2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
+        if (opaque(bias)) v = add(v, bias + col);
+        if (opaque(embedding)) v = add(v, embedding + at_image + col);
+        if (opaque(residual)) v = add(v, residual + (size_t)row * Cout + col);
+        if (opaque(out_scale)) {
+          const float2 a = __ldg((const float2*)(out_scale + at_image + col));
+          const float2 b = __ldg((const float2*)(out_shift + at_image + col));
+          v.x = silu(v.x * a.x + b.x), v.y = silu(v.y * a.y + b.y);
+        }
+        *(Pair*)(out + (size_t)row * Cout + col) = pair(v.x, v.y);
+      }
+    }
+}
+
+}  // namespace rows
+
+// The prologue on its own: y = silu(x * scale + shift), every row once. One thread: 8 channels of one row.
+extern "C" __global__ void __launch_bounds__(256) activate_rows(
+    const rows::Element* __restrict__ x,  // [R, C]
+    const int* __restrict__ image,        // [R]
+    const float* __restrict__ scale,      // [images, C]
+    const float* __restrict__ shift,      // [images, C]
+    rows::Element* __restrict__ y,        // [R, C]
+    int R, int C) {
+  const int chunks = C / rows::kChunk;
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;  // R * C / 8 < 2^31
+  if (i >= R * chunks) return;
+  const int row = i / chunks, c = i % chunks * rows::kChunk, at = image[row] * C + c;
+  const size_t chunk = (size_t)row * C + c;
+  *(uint4*)(y + chunk) = rows::affine_silu(*(const uint4*)(x + chunk), scale + at, shift + at);
+}
+
+// One entry per tile, with and without the prologue. Grid: (ceil(N / BM), ceil(Cout / BN), splits), block: THREADS,
+// dynamic shared memory: SMEM bytes (above 48 KiB the launcher must raise the function's limit).
+#define CONV_ROWS_ENTRY(name, ACTIVATE, ...)                                                                           \
+  extern "C" __global__ void                                                                                           \
+      __launch_bounds__(rows::ConvTile<__VA_ARGS__>::THREADS, rows::ConvTile<__VA_ARGS__>::MIN_BLOCKS) name(           \
+          const rows::Element* x, const int* neighbors, const int* image, const float* scale, const float* shift,      \
+          const rows::Element* weight, const rows::Element* bias, const rows::Element* embedding,                      \
+          const rows::Element* residual, const float* out_scale, const float* out_shift, rows::Element* out,           \
+          float* partial, unsigned* arrived, int N, int C, int Cout) {                                                 \
+    rows::conv_rows<rows::ConvTile<__VA_ARGS__>, ACTIVATE>(                                                            \
+        x, neighbors, image, scale, shift, weight, bias, embedding, residual, out_scale, out_shift, out, partial,      \
+        arrived, N, C, Cout);                                                                                          \
+  }
+#define CONV_ROWS_ENTRIES(name, ...)                                                                                   \
+  CONV_ROWS_ENTRY(conv_rows_##name, false, __VA_ARGS__)                                                                \
+  CONV_ROWS_ENTRY(conv_rows_##name##_act, true, __VA_ARGS__)
+
+// X(name, BM, BN, BK, warps along M, along N, stages) for each tile. A build that needs fewer defines its own list.
+#ifndef CONV_ROWS_TILES
+#define CONV_ROWS_TILES(X)                                                                                             \
+  X(64x64x32, 64, 64, 32, 2, 2, 4)                                                                                     \
+  X(64x64x64, 64, 64, 64, 2, 2, 3)                                                                                     \
+  X(96x64x32, 96, 64, 32, 2, 2, 4)                                                                                     \
+  X(128x64x32, 128, 64, 32, 2, 2, 4)                                                                                   \
+  X(128x64x64, 128, 64, 64, 4, 2, 3)                                                                                   \
+  X(128x128x32, 128, 128, 32, 2, 4, 4)                                                                                 \
+  X(128x128x32w, 128, 128, 32, 2, 2, 4)                                                                                \
+  X(256x64x32, 256, 64, 32, 4, 1, 4)
+#endif
+CONV_ROWS_TILES(CONV_ROWS_ENTRIES)
