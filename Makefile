@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 EXTRAS ?= dev
 BIN := .venv/bin
-READY := .venv/ready
+READY := .venv/ready-$(EXTRAS)
 
 .PHONY: venv serve demo test proof check clean g++
 .DEFAULT_GOAL := help

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn, get_args
 
-from service.jobs import SAMPLERS, Attention, Detection, MaskMode
+from service.jobs import SAMPLERS, Attention, Decoding, Detection, MaskMode
 
 BAD_INPUT = 2  # exit code
 Command = Callable[[argparse.Namespace], int]
@@ -49,6 +49,7 @@ def _add_edit(parser: Parser) -> None:
     parser.add_argument("--dilation", type=int, help="latent positions added to the detected mask")
     parser.add_argument("--margin", type=int, help="latent positions computed beyond the mask")
     parser.add_argument("--paste-margin", type=int, help="latent positions pasted beyond the mask")
+    parser.add_argument("--decoding", choices=get_args(Decoding), help="of the picture; default: dense")
     parser.add_argument("--dry-run", action="store_true", help="stop after the mask")
     parser.add_argument("--source-out", type=Path, metavar="PNG", help="write the source there")
     parser.add_argument("--mask-out", type=Path, metavar="PNG", help="write the edit mask there")

@@ -27,6 +27,7 @@ Sampler = Literal["ddim", "dpm++"]
 MaskMode = Literal["detect", "given", "union"]
 Detection = Literal["probe", "steps"]
 Attention = Literal["exact", "masked"]
+Decoding = Literal["dense", "rows"]
 Cache = Literal["read_write", "read_only", "off"]
 Stage = Literal["source", "detect", "denoise"]
 
@@ -74,6 +75,7 @@ class EditRules:
     dilation: int = 1  # latent positions added to the detected mask
     margin: int = 0  # latent positions computed beyond the mask, never kept
     paste_margin: int = 1  # latent positions by which the pasted region of the image is wider than the mask
+    decoding: Decoding = "dense"  # of the picture; rows: only what changes, under the source's norms (approximate)
     clean: bool = True  # drop fragments, fill holes; by steps include what removed words drew; False: the raw mask
     keep_background: bool = True  # sparse from the first step, unmasked latents the recorded ones at every step;
     #                               False: go on from the detection's latents, and let the background drift

@@ -16,6 +16,7 @@ from service.errors import InputError
 from service.jobs import (
     Attention,
     Cache,
+    Decoding,
     Detection,
     EditJob,
     EditRules,
@@ -28,7 +29,7 @@ from service.jobs import (
 
 MAX_PROMPT = 2000  # characters
 SAMPLING_FIELDS = ("seed", "num_inference_steps", "guidance_scale", "sampler", "width", "height", "negative_prompt")
-RULE_FIELDS = ("detection", "attention", "dilation", "margin", "paste_margin")
+RULE_FIELDS = ("detection", "attention", "dilation", "margin", "paste_margin", "decoding")
 
 
 def _printable(text: str) -> str:
@@ -113,6 +114,9 @@ class EditRequest(SamplingFields):
     dilation: Positions | None = Field(None, description="Latent positions added to the detected mask")
     margin: Positions | None = Field(None, description="Latent positions computed beyond the mask, not kept")
     paste_margin: Positions | None = Field(None, description="Latent positions pasted beyond the mask")
+    decoding: Decoding | None = Field(
+        None, description="By default `dense`; `rows` decodes what changes only, quicker, with colours a little off"
+    )
     dry_run: bool = Field(default=False, description="Stop after the mask")
 
     def job(self) -> EditJob:

@@ -4,7 +4,7 @@ The paper draws the first steps of the new prompt and compares where they lead (
 noise, where nothing is decided: two places are found for one house. A probe shows the *recorded* latents of a step to
 the network under the new words. What it takes the finished picture to be (predicted x0) differs from what it does under
 the old words just where they matter to this picture, for added, removed and replaced things alike. (DiffEdit compares
-predictions, too, of one noised image.) A few steps are one batched call; what the old words predict is recorded.
+predictions, too, of one noised image.) What the old words predict is recorded.
 """
 
 from __future__ import annotations
@@ -57,32 +57,18 @@ class Probe:
     def under(
         self, prompts: Sequence[tuple[ReadText, Sampling]], tally: Tally
     ) -> Generator[Call | Event, Tensor | None, list[Tensor]]:
-        """Predicted x0 [S, 4, h, w] under each of the prompts, by one dense call of S steps x prompts x branches."""
-        model, steps, branches = self.canvas.model, self.steps, num_branches(self.canvas.sampling)
-        timesteps = self.sampler.timesteps[steps]
-        shown = [
-            self.sampler.scale_model_input(self.latents[step, None], self.sampler.timesteps[step]) for step in steps
-        ]
-        sample = torch.cat(shown)
-        constant = constant_channels(model, sample[:1])
-        if constant is not None:
-            sample = torch.cat([sample, constant.expand(len(sample), -1, -1, -1)], 1)
-        num_images = len(prompts) * len(steps) * branches
-        call = Call(
-            sample=sample.to(model.dtype).repeat_interleave(branches, 0).repeat(len(prompts), 1, 1, 1),
-            timestep=timesteps.repeat_interleave(branches).repeat(len(prompts)),
-            text=ReadText.joined([text for text, _ in prompts for _ in steps]),
-            active=Active(tuple(level[:1].expand(num_images, -1, -1) for level in self.canvas.everything())),
-            source=None,
-            target=None,
-            controls=(),
-            format=model.format,
-            stage="detect",
-            step=0,
-            num_steps=1,
-        )
-        predictions = iter((yield from ask(call, tally, self.canvas)).chunk(num_images // branches))
-        return [self._originals([next(predictions) for _ in steps], sampling) for _, sampling in prompts]
+        """Predicted x0 [S, 4, h, w] under each of the prompts, by a dense call for each step and prompt.
+
+        They wait for nothing of each other, but each is as large as any step: what fits beside it is the batcher's.
+        """
+        originals = []
+        for number, (text, sampling) in enumerate(prompts):
+            predictions = []
+            for place, step in enumerate(self.steps):
+                call = self._call(text, step, number * len(self.steps) + place, len(prompts) * len(self.steps))
+                predictions.append((yield from ask(call, tally, self.canvas)))
+            originals.append(self._originals(predictions, sampling))
+        return originals
 
     def recorded(self, recording: Recording, sampling: Sampling, tally: Tally) -> Tensor:
         """The same as it was recorded, under the source's own prompt; of a picture that was drawn, not edited."""
@@ -94,6 +80,28 @@ class Probe:
             predictions.append(rows.to(self.latents).view(branches, height, width, -1).permute(0, 3, 1, 2))
             tally.read(source.num_bytes)
         return self._originals(predictions, sampling)
+
+    def _call(self, text: ReadText, step: int, number: int, num_calls: int) -> Call:
+        """Recorded latents of one step under a text, all guidance branches."""
+        model, branches = self.canvas.model, num_branches(self.canvas.sampling)
+        timestep = self.sampler.timesteps[step]
+        sample = self.sampler.scale_model_input(self.latents[step, None], timestep)
+        constant = constant_channels(model, sample)
+        if constant is not None:
+            sample = torch.cat([sample, constant], 1)
+        return Call(
+            sample=sample.to(model.dtype).expand(branches, -1, -1, -1),
+            timestep=timestep.expand(branches),
+            text=text,
+            active=Active(self.canvas.everything()),
+            source=None,
+            target=None,
+            controls=(),
+            format=model.format,
+            stage="detect",
+            step=number,
+            num_steps=num_calls,
+        )
 
     def _originals(self, predictions: Sequence[Tensor], sampling: Sampling) -> Tensor:
         """x0 of the prediction of each step, [S, 4, h, w]."""

@@ -15,7 +15,11 @@ from service.jobs import EditRules
 from sparse_ops.blocks import BlockCost, choose_blocks
 from sparse_ops.plan import active_positions
 
-LEAST_DIFFERENCE = 1e-3  # of latents (of deviation 1): below it two drawings are one, up to rounding
+LEAST_DIFFERENCE = {  # of latents (of deviation 1): below it two drawings are one, up to rounding
+    torch.float32: 1e-3,
+    torch.float16: 0.05,
+    torch.bfloat16: 0.15,
+}
 BREAK_EVEN_RATIO = {"cpu": 0.85, "cuda": 0.45}  # of computed positions, above which dense steps are as quick
 RATES = {"cpu": (7e10, 1e10), "cuda": (4e14, 4e12)}  # multiplications and bytes a second, for APSC's choice
 
@@ -26,10 +30,11 @@ def detected_mask(
     words: Tensor,  # [T, h, w] where the source's tokens looked
     alignment: Alignment,
     rules: EditRules,
+    dtype: torch.dtype,  # that the network computes in
 ) -> Mask:
     """Where the first steps of two prompts differ: the paper's rule, cleaned by ours unless the rules say not to."""
     fresh, old = new[1:], recorded[1:]
-    if float((fresh - old).abs().max()) < LEAST_DIFFERENCE:
+    if float((fresh - old).abs().max()) < LEAST_DIFFERENCE[dtype]:
         return np.zeros(new.shape[2:], bool)
     difference = masks.difference_image(fresh, old)
     if not rules.clean:
@@ -37,9 +42,14 @@ def detected_mask(
     return masks.edit_mask(difference, words, alignment.removed, masks.MaskRule(dilation=rules.dilation))
 
 
-def probed_mask(new: Tensor, old: Tensor, rules: EditRules) -> Mask:  # [S, 4, h, w] each
+def probed_mask(
+    new: Tensor,  # [S, 4, h, w]
+    old: Tensor,  # [S, 4, h, w]
+    rules: EditRules,
+    dtype: torch.dtype,  # that the network computes in
+) -> Mask:
     """Where the words change what recorded latents are predicted to become."""
-    if float((new - old).abs().max()) < LEAST_DIFFERENCE:
+    if float((new - old).abs().max()) < LEAST_DIFFERENCE[dtype]:
         return np.zeros(new.shape[2:], bool)
     return masks.probe_mask(new, old, masks.MaskRule(dilation=rules.dilation), cleaned=rules.clean)
 

@@ -152,7 +152,7 @@ class Revision:
         else:
             own = read_branches(self.model, self.source.prompt, self.source.sampling)
             fresh, old = yield from probe.under([new, (own, self.source.sampling)], self.tally)
-        return probed_mask(fresh, old, self.job.rules)
+        return probed_mask(fresh, old, self.job.rules, self.model.dtype)
 
     def _compare_first_steps(self) -> Generator[Call | Event, Tensor | None, tuple[Mask, Beginning]]:
         """The paper's: the first steps of the new prompt beside those of the source's prompt, drawn likewise.
@@ -166,7 +166,7 @@ class Revision:
             recorded = (yield from self._begin(text, self.source.sampling, no_control)).latents
         fresh = yield from self._begin(self.text, self.sampling, self._control())
         seen = (fresh.latents.cpu(), recorded.cpu(), self.source.words)
-        return detected_mask(*seen, self.alignment, self.job.rules), fresh
+        return detected_mask(*seen, self.alignment, self.job.rules, self.model.dtype), fresh
 
     def _begin(
         self, text: ReadText, sampling: Sampling, control: Callable[[int], Control | None]
@@ -225,7 +225,8 @@ class Revision:
     def _picture(self, latents: Tensor, edit_mask: Mask) -> Picture:
         if not self.job.rules.keep_background:
             return decode(self.model, latents)  # all of it changed a little: a seam would show
-        return decode_edit(self.model, latents, self.source.picture, edit_mask, self.job.rules.paste_margin)
+        rules = self.job.rules
+        return decode_edit(self.model, latents, self.source.picture, edit_mask, rules.paste_margin, rules.decoding)
 
     def _preview(self, step: int, original: Tensor, edit_mask: Mask) -> Preview:
         wide = masks.widen(edit_mask, self.job.rules.paste_margin)

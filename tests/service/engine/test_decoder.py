@@ -72,7 +72,7 @@ def test_an_unchanged_latent_decodes_to_the_source(sd2, size):
     latents = torch.randn(1, 4, 16, 16)
     source, edit_mask = decode_picture(sd2.model, latents), np.zeros((16, 16), bool)
     edit_mask[2 : 2 + size, 3 : 3 + size] = True
-    edited = decode_edit(sd2.model, latents, source, edit_mask, 1)
+    edited = decode_edit(sd2.model, latents, source, edit_mask, 1, "rows")
     assert np.abs(edited.pixels.astype(int) - source.pixels).max() <= 1
     torch.testing.assert_close(edited.statistics, source.statistics)
 
@@ -83,9 +83,20 @@ def test_an_edit_is_decoded_under_its_sources_statistics(sd2):
     edit_mask[4:8, 4:8] = True
     source = decode_picture(sd2.model, latents)
     changed = torch.where(torch.from_numpy(edit_mask), other, latents)
-    edited = decode_edit(sd2.model, changed, source, edit_mask, 1)
+    edited = decode_edit(sd2.model, changed, source, edit_mask, 1, "rows")
     assert torch.equal(edited.statistics, source.statistics)
     assert not np.array_equal(edited.pixels[16:32, 16:32], source.pixels[16:32, 16:32])
     far = np.ones((64, 64), bool)
     far[12:36, 12:36] = False
     assert np.array_equal(edited.pixels[far], source.pixels[far])
+
+
+def test_dense_decoding_is_exact_inside_the_mask(sd2):
+    latents, other = torch.randn(2, 1, 4, 16, 16)
+    edit_mask = np.zeros((16, 16), bool)
+    edit_mask[4:8, 4:8] = True
+    changed = torch.where(torch.from_numpy(edit_mask), other, latents)
+    source, whole = decode_picture(sd2.model, latents), decode_picture(sd2.model, changed)
+    edited = decode_edit(sd2.model, changed, source, edit_mask, 1, "dense")
+    assert np.array_equal(edited.pixels[16:32, 16:32], whole.pixels[16:32, 16:32])
+    assert torch.equal(edited.statistics, whole.statistics)
