@@ -133,6 +133,12 @@ async def test_a_large_body_is_refused(client, announced):
     assert response.json()["type"] == "urn:retouch:problem:too-large"
 
 
+async def test_a_part_of_the_path_is_named_like_a_field(client):
+    response = await client.get(f"/images/{'x' * 200}")
+    assert response.status_code == 422
+    assert response.json()["field"] == "image_id"
+
+
 def test_fields_become_a_job():
     request = EditRequest(
         **EDIT, seed=3, num_inference_steps=4, guidance_scale=2, width=64, negative_prompt="", margin=2

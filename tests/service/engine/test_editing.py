@@ -187,10 +187,14 @@ def test_keys_and_values_recorded_equal_attention_inputs_recorded(make_studio):
     torch.testing.assert_close(*edits, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("storage", "error"), [("float16", 0.02), ("int8", 0.15), ("fp8", 0.5)])
+@pytest.mark.parametrize(
+    ("storage", "error", "bytes_ratio"), [("float16", 0.01, 0.52), ("int8", 0.1, 0.31), ("fp8", 0.5, 0.31)]
+)
 @pytest.mark.parametrize("keep_inputs", [True, False])
-def test_smaller_recordings_draw_nearly_the_same(make_studio, storage, error, keep_inputs):
-    """Rounding to 11, 7 and 4 bits, through four steps of a network that random weights make wild."""
+def test_smaller_recordings_draw_nearly_the_same(make_studio, storage, error, bytes_ratio, keep_inputs):
+    """Two edits in a row, four steps each. Unit-gain random weights make of one rounding (2^-11 of a value in float16,
+    2^-8 of a block's largest in int8, 2^-4 of a value in fp8) about ten: seen are .004, .075 and .43.
+    """
     latents, num_bytes = [], []
     for each in ("float32", storage):
         studio = make_studio("sd2", Format(each, keep_inputs=keep_inputs))
@@ -203,7 +207,7 @@ def test_smaller_recordings_draw_nearly_the_same(make_studio, storage, error, ke
         latents.append(core(studio, chained).latents)
     torch.testing.assert_close(*latents, atol=error, rtol=0)
     assert not torch.equal(*latents)
-    assert num_bytes[1] < 0.6 * num_bytes[0]
+    assert num_bytes[1] < bytes_ratio * num_bytes[0]
 
 
 def test_masked_attention_is_another_picture(sd2):
