@@ -18,16 +18,18 @@ Everything here is integers; it runs once per edit, on the CPU, and is then move
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property, partial
 from itertools import pairwise
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sparse_ops.blocks import BlockCost, choose_blocks, pyramid, round_out, touched_blocks
+from sparse_ops.segments import Segments
 from sparse_ops.tables import dilate, lookup, table, upsample
 
 __all__ = [
@@ -42,28 +44,38 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, eq=False)
-class Positions:
-    """Sorted positions of a batch, ragged over its images."""
+List = Literal["rows", "rest", "attended", "halo", "keys", "reached", "fill"]
+Capacity = Callable[[List, int, int], int]  # how long a list of a resolution is made, of so many: the rest is padding
 
-    index: Tensor  # int32 [N], flattened (image, y, x)
-    offsets: tuple[int, ...]  # B + 1 host integers: where each image begins
-    starts: Tensor  # int32 [B + 1], the same on the device of `index`
+
+def exact(what: List, level: int, count: int) -> int:  # noqa: ARG001  # whatever it is
+    """No padding."""
+    return count
+
+
+@dataclass(frozen=True, eq=False)
+class Positions(Segments):
+    """Positions of a batch of images, in raster order. Each belongs to the image that it lies in."""
+
+    index: Tensor  # int32 [N], flattened over the batch; of padding 0
     per_image: int  # H * W
 
     @classmethod
-    def where(cls, selected: Tensor) -> Positions:  # bool [B, H, W]
-        """The positions at which `selected` is true."""
+    def where(cls, selected: Tensor, length: Callable[[int], int] = int) -> Positions:  # bool [B, H, W]
+        """The positions at which `selected` is true; `length` is how long a list of so many is made."""
         flat = selected.flatten(1)
         starts = F.pad(flat.sum(1).cumsum(0), (1, 0)).int()
-        return cls(flat.flatten().nonzero().squeeze(1).int(), tuple(starts.tolist()), starts, flat.shape[1])
+        index = flat.flatten().nonzero().squeeze(1).int()
+        padded = _padded(index, length(len(index)), 0)
+        return cls(tuple(starts.tolist()), starts, padded, flat.shape[1])
 
     def __len__(self) -> int:
-        return self.offsets[-1]
+        return len(self.index)
 
-    def images(self) -> list[slice]:
-        """One slice of `index` for each image."""
-        return [slice(begin, end) for begin, end in pairwise(self.offsets)]
+    @property
+    def own(self) -> Tensor:
+        """`index` without padding."""
+        return self.index[: self.offsets[-1]]
 
     @cached_property
     def locals(self) -> list[Tensor]:
@@ -73,10 +85,6 @@ class Positions:
     def local(self, image: int) -> Tensor:
         """The positions of one image, counted from its own first one: int32 [N_b]."""
         return self.locals[image]
-
-    def to(self, device: torch.device | str) -> Positions:
-        """The same positions on another device."""
-        return replace(self, index=self.index.to(device), starts=self.starts.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +99,16 @@ class Downward:
     fill: Positions  # of the lower resolution
     order: Tensor  # int32 [rows of the lower resolution]
 
-    def to(self, device: torch.device | str) -> Downward:
-        """The same on another device."""
-        return Downward(self.neighbors.to(device), self.fill.to(device), self.order.to(device))
+
+@dataclass(frozen=True, eq=False)
+class Keys(Segments):
+    """What the rows of each image attend to: its own rows first, and then the attended ones, which are read."""
+
+    fresh: Tensor  # int32 [rows]: where each row lies among the keys
+    index: Tensor  # int32 [L]: the position whose recorded row is a key; -1 of fresh ones and of padding
+
+    def __len__(self) -> int:
+        return len(self.index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +121,13 @@ class Plan:
     batch: int
     height: int
     width: int
+    complete: tuple[bool, ...]  # whether all positions of an image are rows: it then reads nothing but its own rows
     rows: Positions  # computed now
     rest: Positions  # all others
     attended: Positions  # those of the rest whose recorded keys and values self-attention reads
     halo: Positions  # those of the rest that 3x3 convolutions read
+    keys: Keys  # of self-attention
+    scatter: Tensor  # int32 [B * H * W]: where each position lies in concat(rows, rest)
     same: Tensor | None = None  # int32 [rows, 9]; None: dense
     down: Downward | None = None  # None: the next lower resolution is dense, and so is this
     up: Tensor | None = None  # int32 [rows of the next higher resolution, 9]; None: that one is dense, and so is this
@@ -124,25 +142,26 @@ class Plan:
         """Whether every position is computed, and every position of all lower resolutions."""
         return self.same is None
 
-    def complete(self, image: int) -> bool:
-        """Whether all positions of one image are rows: it then reads nothing here but its own rows."""
-        return self.rows.offsets[image + 1] - self.rows.offsets[image] == self.height * self.width
-
-    @cached_property
-    def key_offsets(self) -> tuple[int, ...]:
-        """B + 1 host integers: where each image's self-attention keys begin, its fresh ones and then the attended."""
-        return tuple(fresh + read for fresh, read in zip(self.rows.offsets, self.attended.offsets, strict=True))
-
-    @cached_property
-    def scatter(self) -> Tensor:
-        """int32 [B * H * W]: where each position lies in concat(rows, rest)."""
-        return lookup(self.batch * self.height * self.width, torch.cat([self.rows.index, self.rest.index]))
-
     def to(self, device: torch.device | str) -> Plan:
         """The same plan on another device."""
-        held = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(device) for name, value in held.items() if hasattr(value, "to")}
-        return replace(self, **moved)
+        return each(self, Tensor, lambda tensor: tensor.to(device))
+
+
+Tree = TypeVar("Tree")
+Part = TypeVar("Part")
+
+
+def each(tree: Tree, kind: type[Part], change: Callable[[Part], Part]) -> Tree:
+    """A plan, or a list of them, with each part of some kind changed; always in the same order."""
+    changed: Any = tree
+    if isinstance(tree, kind):
+        changed = change(tree)
+    elif isinstance(tree, list):
+        changed = [each(part, kind, change) for part in tree]
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        held = {field.name: getattr(tree, field.name) for field in fields(tree)}
+        changed = replace(tree, **{name: each(part, kind, change) for name, part in held.items()})
+    return changed  # type: ignore[no-any-return]  # of the same type
 
 
 def active_positions(
@@ -170,6 +189,7 @@ def active_positions(
 def make_plans(
     active: Sequence[Tensor],  # bool [B, H_l, W_l] for each resolution, highest first, as of `active_positions`
     attend_recorded: bool | Sequence[bool] = True,  # noqa: FBT001, FBT002  # of the batch, or of each image
+    capacity: Capacity = exact,
 ) -> list[Plan]:
     """Plans of all resolutions for one batch.
 
@@ -178,7 +198,8 @@ def make_plans(
     (no tables) exactly when every image is complete there and at all lower resolutions.
 
     `attend_recorded` says for each image whether its rows attend to the recorded keys and values of the rest (exact
-    but for their age) or to each other only (the paper's "Approximate Attention"). Raises ValueError.
+    but for their age) or to each other only (the paper's "Approximate Attention"). `capacity` pads the lists of sparse
+    resolutions, so that the plans of many masks have the same shapes (`buckets.py`). Raises ValueError.
     """
     _check_active(active)
     batch = len(active[0])
@@ -187,7 +208,9 @@ def make_plans(
         raise ValueError(f"attend_recorded must be one bool, or one for each of {batch} images, got {attend_recorded}")
     complete = [bool(here.all()) for here in active]
     dense = [all(complete[level:]) for level in range(len(active))]
-    return [_plan(active, level, dense, attends) for level in range(len(active))]
+    capacities = [exact if each else capacity for each in dense]
+    rows = [Positions.where(here, partial(capacities[level], "rows", level)) for level, here in enumerate(active)]
+    return [_plan(active, rows, level, dense, attends, capacities[level]) for level in range(len(active))]
 
 
 def dense_plans(batch: int, height: int, width: int, num_levels: int) -> list[Plan]:
@@ -205,23 +228,33 @@ def _check_active(active: Sequence[Tensor]) -> None:
             raise ValueError(f"active[{level}] must be {expected}, half of active[{level - 1}], got {list(low.shape)}")
 
 
-def _plan(active: Sequence[Tensor], level: int, dense: Sequence[bool], attends: Tensor) -> Plan:
+def _plan(
+    active: Sequence[Tensor],
+    rows: Sequence[Positions],
+    level: int,
+    dense: Sequence[bool],
+    attends: Tensor,
+    capacity: Capacity,
+) -> Plan:
     """One resolution, with its tables to itself and to its neighbours wherever one of the two is sparse."""
-    here = active[level]
-    rows, rest = Positions.where(here), Positions.where(~here)
-    attended = rest if attends.all() else Positions.where(~here & attends[:, None, None])
+    here, own = active[level], rows[level]
+    rest = Positions.where(~here, partial(capacity, "rest", level))
+    others = ~here & attends[:, None, None]
+    attended = rest if attends.all() else Positions.where(others, partial(capacity, "attended", level))
     above = active[level - 1] if level > 0 and not dense[level - 1] else None
     below = active[level + 1] if level + 1 < len(active) and not dense[level] else None
     reached = None if below is None else dilate(here)[:, ::2, ::2] & below
-    halo = Positions.where(_read(here, above, reached) & ~here)
-    places = lookup(here.numel(), torch.cat([rows.index, halo.index])).view_as(here)
-    same = None if dense[level] else table(here, places)
-    up = None if above is None else table(above, upsample(places, above))
+    halo = Positions.where(_read(here, above, reached) & ~here, partial(capacity, "halo", level))
+    places = _places(own, halo).view_as(here)
+    same = None if dense[level] else _padded(table(here, places), len(own), -1)
+    up = None if above is None else _padded(table(above, upsample(places, above)), len(rows[level - 1]), -1)
     down = None
-    if below is not None and reached is not None:
-        down = _downward(table(reached, places, stride=2), reached, below)
+    if reached is not None:
+        down = _downward(table(reached, places, stride=2), reached, active, rows, level, capacity)
+    keys = _keys(own, attended, partial(capacity, "keys", level))
     batch, height, width = here.shape
-    return Plan(batch, height, width, rows, rest, attended, halo, same, down, up)
+    complete = tuple(count == height * width for count in own.counts())
+    return Plan(batch, height, width, complete, own, rest, attended, halo, keys, _places(own, rest), same, down, up)
 
 
 def _read(here: Tensor, above: Tensor | None, reached: Tensor | None) -> Tensor:  # bool [B, H, W] each
@@ -236,7 +269,39 @@ def _read(here: Tensor, above: Tensor | None, reached: Tensor | None) -> Tensor:
     return read
 
 
-def _downward(neighbors: Tensor, reached: Tensor, low: Tensor) -> Downward:
-    computed, fill = Positions.where(reached), Positions.where(low & ~reached)
-    order = lookup(low.numel(), torch.cat([computed.index, fill.index]))
-    return Downward(neighbors, fill, order[Positions.where(low).index])
+def _downward(
+    neighbors: Tensor,
+    reached: Tensor,
+    active: Sequence[Tensor],
+    rows: Sequence[Positions],
+    level: int,
+    capacity: Capacity,
+) -> Downward:
+    computed = Positions.where(reached, partial(capacity, "reached", level))
+    fill = Positions.where(active[level + 1] & ~reached, partial(capacity, "fill", level))
+    order = _places(computed, fill)[rows[level + 1].index]
+    return Downward(_padded(neighbors, len(computed), -1), fill, order.clamp_(min=0))  # what padding reads is not used
+
+
+def _keys(rows: Positions, attended: Positions, length: Callable[[int], int]) -> Keys:
+    """Padded rows have a place of their own behind all keys: they must not be anybody's."""
+    offsets = tuple(fresh + read for fresh, read in zip(rows.offsets, attended.offsets, strict=True))
+    index = torch.full((length(offsets[-1]) + (len(rows) > rows.offsets[-1]),), -1, dtype=torch.int32)
+    fresh = []
+    for begin, own, others in zip(offsets[:-1], rows.counts(), attended.images(), strict=True):
+        fresh.append(torch.arange(begin, begin + own, dtype=torch.int32))
+        index[begin + own : begin + own + others.stop - others.start] = attended.index[others]
+    places = _padded(torch.cat(fresh), len(rows), len(index) - 1)
+    return Keys(offsets, rows.starts + attended.starts, places, index)
+
+
+def _places(first: Positions, second: Positions) -> Tensor:  # int32 [B * H * W]
+    """Where each position lies in the concatenation of two lists; -1 where in neither."""
+    places = lookup(len(first.counts()) * first.per_image, first.own)
+    places[second.own] = torch.arange(len(first), len(first) + len(second.own), dtype=torch.int32)
+    return places
+
+
+def _padded(rows: Tensor, length: int, value: int) -> Tensor:
+    """So many rows, the last ones of this value."""
+    return F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, length - len(rows)), value=value)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 Kind = Literal["int8", "fp8"]
 
 BLOCK = 64  # channels that share a scale
+VALUES: dict[Kind, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 
 @dataclass(frozen=True)

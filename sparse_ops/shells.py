@@ -32,10 +32,10 @@ class Shell:
 
     neighbors: Tensor  # int32 [N, 9], -1 outside of the image
     centers: Tensor  # int64 [N]: of each row, its own place among the rows before; above an upsampling the low row's
-    index: Tensor  # int64 [N]: its position in the map, flattened
+    places: Tensor  # int32 [H, W]: of the row at each position of the map, -1 where there is none
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.neighbors)
 
 
 def make_shells(
@@ -53,11 +53,11 @@ def make_shells(
         wide = dilate(masks[0])
         masks.insert(0, touched_blocks(wide, 2) if layer == "up" else wide)
     masks[0] = torch.ones_like(masks[0])
-    return [_shell(layer, before, after) for layer, before, after in zip(layers, masks[:-1], masks[1:], strict=True)]
+    places = [lookup(mask.numel(), mask.flatten().nonzero().squeeze(1)).view_as(mask) for mask in masks]
+    return [_shell(layer, before, after) for layer, before, after in zip(layers, places[:-1], places[1:], strict=True)]
 
 
-def _shell(layer: Layer, before: Tensor, after: Tensor) -> Shell:  # bool [1, h, w], [1, H, W]
-    places = lookup(before.numel(), before.flatten().nonzero().squeeze(1)).view_as(before)
-    here = upsample(places, after) if layer == "up" else places
-    neighbors = table(after, here)
-    return Shell(neighbors, neighbors[:, 4].long(), after.flatten().nonzero().squeeze(1))
+def _shell(layer: Layer, before: Tensor, after: Tensor) -> Shell:  # int32 [1, h, w], [1, H, W]: places
+    here = upsample(before, after) if layer == "up" else before
+    neighbors = table(after >= 0, here)
+    return Shell(neighbors, neighbors[:, 4].long(), after[0])

@@ -13,8 +13,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from service.engine.unet import UNet, UNetConfig
-from sparse_ops.context import Context, Control
-from sparse_ops.plan import Positions, active_positions, dense_plans, make_plans
+from sparse_ops.context import Activation, Context, Control, Watch
+from sparse_ops.plan import Capacity, Plan, Positions, active_positions, dense_plans, exact, make_plans
 
 Blocks = tuple[int | None, ...]
 Step = dict[str, Tensor]  # one step of one image: maps [H * W, C] and statistics [2, G]
@@ -71,14 +71,24 @@ class MemoryReader:
         self.images = images
 
     def rows(self, key: str, positions: Positions) -> Tensor:
-        return torch.cat([
+        read = torch.cat([
             self.images[number][key].index_select(0, positions.local(number))
-            for number, part in enumerate(positions.images())
-            if part.start < part.stop
+            for number, count in enumerate(positions.counts())
+            if count
         ])  # fmt: skip
+        return torch.cat([read, read.new_zeros(len(positions) - len(read), read.shape[1])])  # of padding anything
 
-    def statistics(self, key: str, image: int) -> Tensor:
-        return self.images[image][key]
+    def keys(self, key: str, plan: Plan) -> Tensor:
+        known = next(image[key] for image in self.images if key in image)
+        joined = known.new_zeros(len(plan.keys), known.shape[1])
+        for number, (count, end) in enumerate(zip(plan.attended.counts(), plan.keys.offsets[1:], strict=True)):
+            if count:
+                joined[end - count : end] = self.images[number][key].index_select(0, plan.attended.local(number))
+        return joined
+
+    def statistics(self, key: str) -> Tensor:
+        known = next(image[key] for image in self.images if key in image)
+        return torch.stack([image.get(key, torch.full_like(known, torch.nan)) for image in self.images])
 
 
 @dataclass
@@ -138,12 +148,19 @@ class Case:
         images: slice = slice(None),
         writer: MemoryWriter | None = None,
         controls: Sequence[Control | None] = (),
+        watch: Watch | None = None,
         keep_inputs: bool = True,
+        capacity: Capacity = exact,
+        deep: Activation | None = None,
+        keep_deep: Callable[[Activation], None] | None = None,
         **other: Any,
     ) -> Tensor:
-        """Our sparse prediction."""
-        plans = make_plans(active_positions(edit_mask[images], self.num_levels, blocks), attend_recorded)
-        ctx = Context(plans, MemoryReader(recordings[images]), writer, controls, keep_inputs)
+        """Our sparse prediction; of the highest resolution alone where it is given what comes from below."""
+        plans = make_plans(active_positions(edit_mask[images], self.num_levels, blocks), attend_recorded, capacity)
+        plans = plans[:1] if deep else plans
+        ctx = Context(
+            plans, MemoryReader(recordings[images]), writer, controls, watch, keep_inputs, deep, keep_deep
+        )  # fmt: skip
         return self.call(self.inputs(images, **other), ctx)
 
     def writer(self, parents: Sequence[Step] | None = None) -> MemoryWriter:

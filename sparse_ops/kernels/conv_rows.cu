@@ -1,13 +1,12 @@
 // 3x3 convolution over a list of rows, as one matrix product whose left side is gathered.
 //
-//     out[n, o] = bias[o] + embedding[image n, o] + residual[n, o]
-//                 + sum over tap, c of act(x[neighbors[n, tap], c]) * weight[tap * C + c, o]
+//     out[n, o] = bias[o] + embedding[image of n, o] + residual[n, o]
+//                 + sum over tap, c of x[neighbors[n, tap], c] * weight[o, tap * C + c]
 //
-// neighbors -1 contributes zero (zero AFTER the activation: padding is not silu(shift)). act is the identity, or with
-// ACTIVATE silu(x * scale + shift), the recorded group norm. With out_scale the sum passes through silu(sum * out_scale
-// + out_shift) at the end: the norm and activation of the NEXT convolution, once per element. Stride 2 and upsampling
-// are the same kernel with another table. C and Cout are multiples of 8, every row starts at a multiple of 16 bytes, N
-// is anything. Exact up to rounding: fp32 sums, one rounding.
+// neighbors -1 contributes zero. The weight is the published [O, C, 3, 3], channels last in memory. The image of a row
+// is found from where each image's rows begin. Stride 2 and upsampling are the same kernel with another table. C and
+// Cout are multiples of 8, every row starts at a multiple of 16 bytes, N is anything. Exact up to rounding: fp32 sums,
+// one rounding.
 //
 // One block makes BM rows x BN channels; grid (row blocks, channel blocks, splits of K). Row blocks are the fast index,
 // so the blocks that run together read the same slice of the weights. A K step is BK channels of one tap. K runs over
@@ -15,9 +14,12 @@
 // of five reads hit L1 (cp.async.ca) when the plan lists rows block by block, so that neighbours in space are
 // neighbours in the list. Weights are read once a block (cp.async.cg).
 //
-// One thread: copies 16-byte chunks of A (its rows' neighbours, from a table in shared memory) and B into a ring of
-// STAGES stages; each warp multiplies WM x WN with ldmatrix and mma.sync m16n8k16. One barrier a step. Shared tiles are
-// swizzled, not padded.
+// One thread: copies 16-byte chunks of A (its rows' neighbours, from a table in shared memory) and B (its output
+// channels) into a ring of STAGES stages; each warp multiplies WM x WN with ldmatrix and mma.sync m16n8k16. One barrier
+// a step. Both tiles are [rows or output channels][BK], K fastest, which is how ldmatrix wants either side of the
+// product: no transpose, one swizzle, no padding. Of the weights a step reads BK * 2 = 64 contiguous bytes of each
+// output channel: two whole sectors of L2, and the other half of the line (L2::128B brings it from DRAM along) is the
+// same tap nine steps later. BK = 64 reads whole lines.
 //
 // What bounds it (H200: 620 TFLOP/s by mma.sync, 5.5 TB/s from L2, 128 bytes a clock of shared memory and SM). Clocks
 // of one K step of one block, a fifth of A from L2, the rest from L1; the largest number is the bound:
@@ -45,13 +47,12 @@
 // split; 128 x 64: 0.4; 128 x 128: 0.8), so splits stay few. On sm_90 a cluster of the splits could add through
 // distributed shared memory instead; this version runs everywhere.
 //
-// ACTIVATE: the prologue is done in shared memory, not on fragments. A thread activates exactly the chunks that it
-// copied itself: its own cp.async wait makes them visible to it, the barrier that the step needs anyway publishes them,
-// its image and channels are fixed, and nothing is done twice inside a block (on fragments every warp column would
-// repeat it). It runs one step ahead, beside the multiplications. But it is repeated for each of 9 taps and each
+// No norm, no SiLU in here, though it had both once. As a prologue they were repeated for each of 9 taps and each
 // channel block: 2 special-function operations x N * 9C * ceil(Cout / BN) at 16 a clock and SM are 6 us for (768, 320,
-// 320) and 19 us for (76, 2560, 1280), more than the product. Use it where Cout fits one block; else activate each row
-// once: in the producer's epilogue (out_scale), or by activate_rows.
+// 320) and 19 us for (76, 2560, 1280), more than the product; activate_rows.cu takes each row once, 2 us, while it
+// joins rows and halo, which somebody must. Only where Cout fits one block was it a microsecond less, and the U-Net has
+// no such convolution. As an epilogue (the next norm, when its statistics are recorded) they saved nothing: the halo
+// needs the same pass, and a recording keeps rows as they are before it.
 #include "rows.cuh"
 
 namespace rows {
@@ -63,57 +64,37 @@ template <int BM_, int BN_, int BK_, int WARPS_M_, int WARPS_N_, int STAGES_> st
   static constexpr int THREADS = 32 * WARPS_M * WARPS_N;
   static constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N;  // one warp's part of the tile
   static constexpr int MI = WM / 16, NI = WN / 8;  // in mma tiles of 16 x 8
-  static constexpr int A = BM * BK, B = BK * BN;  // elements of one stage
-  static constexpr int A_CHUNKS = BK / kChunk, A_ROWS = THREADS / A_CHUNKS, A_PASSES = BM / A_ROWS;
-  static constexpr int B_CHUNKS = BN / kChunk, B_ROWS = THREADS / B_CHUNKS, B_PASSES = BK / B_ROWS;
+  static constexpr int A = BM * BK, B = BN * BK;  // elements of one stage
+  static constexpr int CHUNKS = BK / kChunk, ROWS = THREADS / CHUNKS;  // a pass copies ROWS rows, a thread one chunk
   static constexpr int SMEM = STAGES * (A + B) * 2 + BM * kTaps * 4 + 16;
   // How many registers a thread may take; __launch_bounds__ says it by the blocks that then fit one multiprocessor.
   static constexpr int REGISTERS = MI * NI > 16 ? 240 : MI * NI > 8 ? 128 : 96;
   static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * THREADS);
   static_assert(WM % 16 == 0 && WN % 16 == 0 && BK % 16 == 0 && STAGES >= 2, "tile");
-  static_assert(BM % A_ROWS == 0 && BK % B_ROWS == 0, "every thread copies whole chunks");
+  static_assert(BM % ROWS == 0 && BN % ROWS == 0, "every thread copies in every pass");
 };
-
-__device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.f + exp2_fast(-1.44269504f * x)); }
-
-// Eight elements: affine in fp32, SiLU, back to Element. scale and shift: 8 floats each, 16-byte aligned.
-__device__ __forceinline__ uint4 affine_silu(uint4 v, const float* scale, const float* shift) {
-  unsigned u[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-  for (int h = 0; h < 2; h++) {
-    const float4 s = __ldg((const float4*)scale + h), b = __ldg((const float4*)shift + h);
-    const float2 lo = floats(pair_of(u[h * 2])), hi = floats(pair_of(u[h * 2 + 1]));
-    u[h * 2] = bits(pair(silu(lo.x * s.x + b.x), silu(lo.y * s.y + b.y)));
-    u[h * 2 + 1] = bits(pair(silu(hi.x * s.z + b.z), silu(hi.y * s.w + b.w)));
-  }
-  return make_uint4(u[0], u[1], u[2], u[3]);
-}
 
 __device__ __forceinline__ float2 add(float2 v, const Element* more) {
   const float2 b = floats(*(const Pair*)more);
   return make_float2(v.x + b.x, v.y + b.y);
 }
 
-template <class T, bool ACTIVATE>
+template <class T>
 __device__ __forceinline__ void conv_rows(
-    const Element* __restrict__ x,          // [N + M, C] active rows, then halo rows
+    const Element* __restrict__ x,          // [N + M, C] rows, then halo
     const int* __restrict__ neighbors,      // [N, 9] rows of x, -1: zero
-    const int* __restrict__ image,          // [N] image of each active row (its neighbours are of the same image)
-    const float* __restrict__ scale,        // [images, C]   ACTIVATE only
-    const float* __restrict__ shift,        // [images, C]   ACTIVATE only
-    const Element* __restrict__ weight,     // [9 * C, Cout]
+    const Element* __restrict__ weight,     // [Cout, 9 * C]
     const Element* __restrict__ bias,       // [Cout] or null
     const Element* __restrict__ embedding,  // [images, Cout] or null
+    const int* __restrict__ starts,         // [images + 1] where each image's rows begin; embedding only
     const Element* __restrict__ residual,   // [N, Cout] or null
-    const float* __restrict__ out_scale,    // [images, Cout] or null: out = silu(sum * out_scale + out_shift)
-    const float* __restrict__ out_shift,    // [images, Cout]
     Element* __restrict__ out,              // [N, Cout]
     float* __restrict__ partial,            // [tiles, splits, BM * BN] in thread order, if gridDim.z > 1
     unsigned* __restrict__ arrived,         // [tiles] zeros, if gridDim.z > 1
-    int N, int C, int Cout) {
+    int N, int C, int Cout, int images) {
   DYN_SMEM(Element, smem);
   Element* const sA = smem;  // [STAGES][BM][BK] swizzled
-  Element* const sB = smem + T::STAGES * T::A;  // [STAGES][BK][BN] swizzled
+  Element* const sB = smem + T::STAGES * T::A;  // [STAGES][BN][BK] swizzled
   int* const sNeighbors = (int*)(sB + T::STAGES * T::B);  // [BM][9]
   int* const flag = sNeighbors + T::BM * kTaps;
 
@@ -132,44 +113,23 @@ __device__ __forceinline__ void conv_rows(
   const int steps_per_split = (all_steps + (int)gridDim.z - 1) / (int)gridDim.z;
   const int first = min((int)blockIdx.z * steps_per_split, all_steps), steps = min(steps_per_split, all_steps - first);
 
-  const int a_row = tid / T::A_CHUNKS, a_chunk = tid % T::A_CHUNKS;
-  const int b_row = tid / T::B_CHUNKS, b_chunk = tid % T::B_CHUNKS;
-  const bool b_inside = n0 + b_chunk * kChunk < Cout;
+  const int copied_row = tid / T::CHUNKS, chunk = tid % T::CHUNKS;  // of A and of B, in each pass
 
   auto load = [&](int step, int stage) {
-    const int c0 = (first + step) / kTaps * T::BK, tap = (first + step) % kTaps;
+    const int c = (first + step) / kTaps * T::BK + chunk * kChunk, tap = (first + step) % kTaps;
     Element *a = sA + stage * T::A, *b = sB + stage * T::B;
-    const int c = c0 + a_chunk * kChunk;
 #pragma unroll
-    for (int p = 0; p < T::A_PASSES; p++) {
-      const int row = a_row + p * T::A_ROWS, source = sNeighbors[row * kTaps + tap];
+    for (int p = 0; p < T::BM; p += T::ROWS) {
+      const int row = p + copied_row, source = sNeighbors[row * kTaps + tap];
       const bool valid = source >= 0 && c < C;
-      cp_async<16>(a + swizzle<T::BK>(row, a_chunk), x + (valid ? (size_t)source * C + c : 0), valid);
+      cp_async<16>(a + swizzle<T::BK>(row, chunk), x + (valid ? (size_t)source * C + c : 0), valid);
     }
 #pragma unroll
-    for (int p = 0; p < T::B_PASSES; p++) {
-      const int row = b_row + p * T::B_ROWS;
-      const bool valid = b_inside && c0 + row < C;
-      const size_t at = valid ? (size_t)(tap * C + c0 + row) * Cout + n0 + b_chunk * kChunk : 0;
-      cp_async_stream<16>(b + swizzle<T::BN>(row, b_chunk), weight + at, valid);
-    }
-  };
-
-  int image_offset[T::A_PASSES];  // of the rows this thread copies, in scale and shift
-  if (ACTIVATE) {
-#pragma unroll
-    for (int p = 0; p < T::A_PASSES; p++) image_offset[p] = image[min(m0 + a_row + p * T::A_ROWS, N - 1)] * C;
-  }
-  // Each thread activates the chunks it copied itself: its own wait is enough, the step's one barrier publishes them.
-  auto activate = [&](int step, int stage) {
-    const int c = (first + step) / kTaps * T::BK + a_chunk * kChunk, tap = (first + step) % kTaps;
-    if (c >= C) return;
-#pragma unroll
-    for (int p = 0; p < T::A_PASSES; p++) {
-      const int row = a_row + p * T::A_ROWS;
-      if (sNeighbors[row * kTaps + tap] < 0) continue;  // outside the image: zero after the activation
-      uint4* at = (uint4*)(sA + stage * T::A + swizzle<T::BK>(row, a_chunk));
-      *at = affine_silu(*at, scale + image_offset[p] + c, shift + image_offset[p] + c);
+    for (int p = 0; p < T::BN; p += T::ROWS) {
+      const int row = p + copied_row;
+      const bool valid = n0 + row < Cout && c < C;
+      const size_t at = valid ? (size_t)((n0 + row) * kTaps + tap) * C + c : 0;
+      cp_async_stream<16>(b + swizzle<T::BK>(row, chunk), weight + at, valid);
     }
   };
 
@@ -192,7 +152,7 @@ __device__ __forceinline__ void conv_rows(
 #pragma unroll
       for (int j = 0; j < T::NI / 2; j++) {
         unsigned fb[4];
-        ldmatrix_x4_trans(fb, b + swizzle<T::BN>(k * 16 + (lane & 15), wn / kChunk + j * 2 + (lane >> 4)));
+        ldmatrix_x4(fb, b + swizzle<T::BK>(wn + j * 16 + (lane & 7) + (lane >> 4) * 8, k * 2 + (lane >> 3 & 1)));
 #pragma unroll
         for (int i = 0; i < T::MI; i++) {
           mma(acc[i][j * 2], fa[i], fb[0], fb[1]);
@@ -209,7 +169,6 @@ __device__ __forceinline__ void conv_rows(
     cp_async_commit();
   }
   cp_async_wait<T::STAGES - 2>();
-  if (ACTIVATE && steps > 0) activate(0, 0);
   int stage = 0, next = T::STAGES - 1;  // the stage to multiply, the stage to fill
   for (int step = 0; step < steps; step++) {
     __syncthreads();  // `stage` is complete for all, `next` is read by none
@@ -219,7 +178,6 @@ __device__ __forceinline__ void conv_rows(
     next = stage;
     stage = stage + 1 == T::STAGES ? 0 : stage + 1;
     cp_async_wait<T::STAGES - 2>();
-    if (ACTIVATE && step + 1 < steps) activate(step + 1, stage);
   }
 
   if (gridDim.z > 1) {  // split-K: the last block to arrive adds the parts, always in the same order
@@ -254,7 +212,7 @@ __device__ __forceinline__ void conv_rows(
     for (int h = 0; h < 2; h++) {
       const int row = m0 + wm + i * 16 + h * 8 + (lane >> 2);
       if (row >= N) continue;
-      const size_t at_image = embedding || out_scale ? (size_t)image[row] * Cout : 0;
+      const size_t at_image = embedding ? (size_t)image_of(starts, images, row) * Cout : 0;
 #pragma unroll
       for (int j = 0; j < T::NI; j++) {
         const int col = n0 + wn + j * 8 + (lane & 3) * 2;
@@ -263,11 +221,6 @@ __device__ __forceinline__ void conv_rows(
         if (opaque(bias)) v = add(v, bias + col);
         if (opaque(embedding)) v = add(v, embedding + at_image + col);
         if (opaque(residual)) v = add(v, residual + (size_t)row * Cout + col);
-        if (opaque(out_scale)) {
-          const float2 a = __ldg((const float2*)(out_scale + at_image + col));
-          const float2 b = __ldg((const float2*)(out_shift + at_image + col));
-          v.x = silu(v.x * a.x + b.x), v.y = silu(v.y * a.y + b.y);
-        }
         *(Pair*)(out + (size_t)row * Cout + col) = pair(v.x, v.y);
       }
     }
@@ -275,38 +228,18 @@ __device__ __forceinline__ void conv_rows(
 
 }  // namespace rows
 
-// The prologue on its own: y = silu(x * scale + shift), every row once. One thread: 8 channels of one row.
-extern "C" __global__ void __launch_bounds__(256) activate_rows(
-    const rows::Element* __restrict__ x,  // [R, C]
-    const int* __restrict__ image,        // [R]
-    const float* __restrict__ scale,      // [images, C]
-    const float* __restrict__ shift,      // [images, C]
-    rows::Element* __restrict__ y,        // [R, C]
-    int R, int C) {
-  const int chunks = C / rows::kChunk;
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;  // R * C / 8 < 2^31
-  if (i >= R * chunks) return;
-  const int row = i / chunks, c = i % chunks * rows::kChunk, at = image[row] * C + c;
-  const size_t chunk = (size_t)row * C + c;
-  *(uint4*)(y + chunk) = rows::affine_silu(*(const uint4*)(x + chunk), scale + at, shift + at);
-}
-
-// One entry per tile, with and without the prologue. Grid: (ceil(N / BM), ceil(Cout / BN), splits), block: THREADS,
-// dynamic shared memory: SMEM bytes (above 48 KiB the launcher must raise the function's limit).
-#define CONV_ROWS_ENTRY(name, ACTIVATE, ...)                                                                           \
+// One entry for each tile. Grid: (ceil(N / BM), ceil(Cout / BN), splits), block: THREADS, dynamic shared memory: SMEM
+// bytes (above 48 KiB the launcher must raise the function's limit).
+#define CONV_ROWS_ENTRY(name, ...)                                                                                     \
   extern "C" __global__ void                                                                                           \
-      __launch_bounds__(rows::ConvTile<__VA_ARGS__>::THREADS, rows::ConvTile<__VA_ARGS__>::MIN_BLOCKS) name(           \
-          const rows::Element* x, const int* neighbors, const int* image, const float* scale, const float* shift,      \
-          const rows::Element* weight, const rows::Element* bias, const rows::Element* embedding,                      \
-          const rows::Element* residual, const float* out_scale, const float* out_shift, rows::Element* out,           \
-          float* partial, unsigned* arrived, int N, int C, int Cout) {                                                 \
-    rows::conv_rows<rows::ConvTile<__VA_ARGS__>, ACTIVATE>(                                                            \
-        x, neighbors, image, scale, shift, weight, bias, embedding, residual, out_scale, out_shift, out, partial,      \
-        arrived, N, C, Cout);                                                                                          \
+      __launch_bounds__(rows::ConvTile<__VA_ARGS__>::THREADS, rows::ConvTile<__VA_ARGS__>::MIN_BLOCKS)                 \
+          conv_rows_##name(const rows::Element* x, const int* neighbors, const rows::Element* weight,                  \
+                           const rows::Element* bias, const rows::Element* embedding, const int* starts,               \
+                           const rows::Element* residual, rows::Element* out, float* partial, unsigned* arrived,       \
+                           int N, int C, int Cout, int images) {                                                       \
+    rows::conv_rows<rows::ConvTile<__VA_ARGS__>>(                                                                      \
+        x, neighbors, weight, bias, embedding, starts, residual, out, partial, arrived, N, C, Cout, images);           \
   }
-#define CONV_ROWS_ENTRIES(name, ...)                                                                                   \
-  CONV_ROWS_ENTRY(conv_rows_##name, false, __VA_ARGS__)                                                                \
-  CONV_ROWS_ENTRY(conv_rows_##name##_act, true, __VA_ARGS__)
 
 // X(name, BM, BN, BK, warps along M, along N, stages) for each tile. A build that needs fewer defines its own list.
 #ifndef CONV_ROWS_TILES
@@ -320,4 +253,4 @@ extern "C" __global__ void __launch_bounds__(256) activate_rows(
   X(128x128x32w, 128, 128, 32, 2, 2, 4)                                                                                \
   X(256x64x32, 256, 64, 32, 4, 1, 4)
 #endif
-CONV_ROWS_TILES(CONV_ROWS_ENTRIES)
+CONV_ROWS_TILES(CONV_ROWS_ENTRY)

@@ -12,6 +12,8 @@
 // Widths, strides and `first` are multiples of 8 elements (gather_rows_int8, _fp8: then also multiples of 8 bytes), so
 // a tensor of a plane may begin at any multiple of 8 columns. Indices are trusted. num_rows * width < 2^34.
 //
+// `out` may be some columns of a wider array.
+//
 // Shape of the work: a list of N * width / 8 chunks, 8 elements each, in the order of `out`. A block takes 1024 of
 // them, a thread four, 256 apart. Lanes that follow each other read chunks that follow each other in a row: a warp's
 // load is 512 contiguous bytes of one row, or of several when rows are short. So no lane idles at width 8 nor at the
@@ -24,7 +26,9 @@
 //     pinned host    PCIe Gen5 x16, about 50 GB/s of 64: 9 us for 450 kB, 384 rows of 600 channels. A read is a request
 //                    of at most 128 bytes, so rows want to begin at multiples of 128 bytes (the stride's choice): a
 //                    line that two requests share costs two headers. At 1.5 us of latency, 75 kB must be in flight: 37
-//                    warps, five blocks. So it can run beside other kernels and take few SMs from them. int8 and fp8
+//                    warps, five blocks. So a grid is some 24 blocks that walk through the list, and other kernels have
+//                    the rest of the GPU: with a block for each 1024 chunks, thousands that all wait for the bus would
+//                    fill every SM, and the step that should run beside them would wait. int8 and fp8
 //                    cross as one byte and 1/32 for the scale: 1.94 times the rows in the same time.
 //     device         HBM (H200 4.1 of 4.8 TB/s), 2 bytes read and 2 written an element. 31 GB/s for one SM at 0.8 us of
 //                    latency are 25 kB in flight; four 16-byte loads a thread, 2048 threads an SM, are 128 kB.
@@ -42,7 +46,6 @@ namespace rows {
 
 constexpr int kGatherThreads = 256;
 constexpr int kGatherUnroll = 4;                                   // chunks a thread: loads in flight before a store
-constexpr int kScaleBlock = 64;                                    // channels that share a scale
 
 #ifdef CUDACPU
 inline uint4 load_once(const uint4* p) { cudacpu::check_aligned(p, 16, "load"); return *p; }
@@ -70,7 +73,7 @@ struct Same {
   static __device__ __forceinline__ uint4 decode(uint4 v, float) { return v; }
 };
 
-struct Int8 {
+struct FromInt8 {
   using Stored = uint2;
   static constexpr int BYTES = 1;
   static constexpr bool SCALED = true;
@@ -89,7 +92,7 @@ struct Int8 {
 
 // e4m3 has bias 7 and three bits of fraction, fp16 bias 15 and ten: shifted into place, a code is the fp16 number 2^-8
 // times its value, subnormal codes too. The 2^8 goes into the scale; both are exact. Needs no sm_89.
-struct Fp8 {
+struct FromFp8 {
   using Stored = uint2;
   static constexpr int BYTES = 1;
   static constexpr bool SCALED = true;
@@ -117,53 +120,51 @@ __device__ __forceinline__ void gather_rows(
     const unsigned char* __restrict__ source,  // [R, stride] stored elements; device or pinned host
     const __half* __restrict__ scales,         // [R, scale_stride], or unused
     const int* __restrict__ index,             // [N] rows of source, -1: zero
-    uint4* __restrict__ out,                   // [N, width / 8] of 8 elements
+    uint4* __restrict__ out,                   // [N, width / 8] of 8 elements, out_stride / 8 apart
     int num_rows, int width, int first,        // columns first .. first + width - 1
-    int stride, int scale_stride) {            // elements from row to row
+    int stride, int scale_stride, int out_stride) {  // elements from row to row
   const unsigned chunks = width / kChunk, all = (unsigned)num_rows * chunks;
-  const unsigned begin = blockIdx.x * (kGatherThreads * kGatherUnroll) + threadIdx.x;
-
-  int from[kGatherUnroll], column[kGatherUnroll];
+  constexpr unsigned kBlock = kGatherThreads * kGatherUnroll;
+  for (unsigned begin = blockIdx.x * kBlock + threadIdx.x; begin < all; begin += gridDim.x * kBlock) {
+    int from[kGatherUnroll], column[kGatherUnroll];
+    size_t to[kGatherUnroll];
 #pragma unroll
-  for (int u = 0; u < kGatherUnroll; u++) {                        // all four numbers of rows, before one is waited for
-    const unsigned i = begin + u * kGatherThreads, row = i / chunks;
-    from[u] = i < all ? __ldg(index + row) : -1;
-    column[u] = first + (int)(i - row * chunks) * kChunk;
-  }
-  typename Kind::Stored stored[kGatherUnroll];
-  float scale[kGatherUnroll];
+    for (int u = 0; u < kGatherUnroll; u++) {                      // all four numbers of rows, before one is waited for
+      const unsigned i = begin + u * kGatherThreads, row = i / chunks;
+      from[u] = i < all ? __ldg(index + row) : -1;
+      column[u] = first + (int)(i - row * chunks) * kChunk;
+      to[u] = (size_t)row * (out_stride / kChunk) + (i - row * chunks);
+    }
+    typename Kind::Stored stored[kGatherUnroll];
+    float scale[kGatherUnroll];
 #pragma unroll
-  for (int u = 0; u < kGatherUnroll; u++) {
-    stored[u] = {}, scale[u] = 0.f;
-    if (from[u] < 0) continue;
-    const size_t at = (size_t)from[u] * stride + column[u];
-    stored[u] = load_once((const typename Kind::Stored*)(source + at * Kind::BYTES));
-    if (Kind::SCALED)
-      scale[u] = __half2float(__ldg(scales + (size_t)from[u] * scale_stride + column[u] / kScaleBlock));
-  }
+    for (int u = 0; u < kGatherUnroll; u++) {
+      stored[u] = {}, scale[u] = 0.f;
+      if (from[u] < 0) continue;
+      const size_t at = (size_t)from[u] * stride + column[u];
+      stored[u] = load_once((const typename Kind::Stored*)(source + at * Kind::BYTES));
+      if (Kind::SCALED)
+        scale[u] = __half2float(__ldg(scales + (size_t)from[u] * scale_stride + column[u] / kScaleBlock));
+    }
 #pragma unroll
-  for (int u = 0; u < kGatherUnroll; u++) {
-    const unsigned i = begin + u * kGatherThreads;
-    if (i < all) out[i] = Kind::decode(stored[u], scale[u]);
+    for (int u = 0; u < kGatherUnroll; u++) {
+      const unsigned i = begin + u * kGatherThreads;
+      if (i < all) out[to[u]] = Kind::decode(stored[u], scale[u]);
+    }
   }
 }
 
 }  // namespace rows
 
-// Grid: ceil(num_rows * width / 8 / 1024) blocks, of 256 threads; no shared memory. Nothing is launched for no rows.
-extern "C" __global__ void __launch_bounds__(rows::kGatherThreads) gather_rows(
-    const unsigned char* source, const int* index, uint4* out, int num_rows, int width, int first, int stride) {
-  rows::gather_rows<rows::Same>(source, nullptr, index, out, num_rows, width, first, stride, 0);
-}
-
-extern "C" __global__ void __launch_bounds__(rows::kGatherThreads) gather_rows_int8(
-    const unsigned char* source, const __half* scales, const int* index, uint4* out, int num_rows, int width, int first,
-    int stride, int scale_stride) {
-  rows::gather_rows<rows::Int8>(source, scales, index, out, num_rows, width, first, stride, scale_stride);
-}
-
-extern "C" __global__ void __launch_bounds__(rows::kGatherThreads) gather_rows_fp8(
-    const unsigned char* source, const __half* scales, const int* index, uint4* out, int num_rows, int width, int first,
-    int stride, int scale_stride) {
-  rows::gather_rows<rows::Fp8>(source, scales, index, out, num_rows, width, first, stride, scale_stride);
-}
+// Grid: ceil(num_rows * width / 8 / 1024) blocks or fewer, of 256 threads; no shared memory. Nothing is launched for no
+// rows.
+#define GATHER_ROWS_ENTRY(name, Kind)                                                                                  \
+  extern "C" __global__ void __launch_bounds__(rows::kGatherThreads) name(                                             \
+      const unsigned char* source, const __half* scales, const int* index, uint4* out, int num_rows, int width,        \
+      int first, int stride, int scale_stride, int out_stride) {                                                       \
+    rows::gather_rows<rows::Kind>(                                                                                     \
+        source, scales, index, out, num_rows, width, first, stride, scale_stride, out_stride);                         \
+  }
+GATHER_ROWS_ENTRY(gather_rows, Same)
+GATHER_ROWS_ENTRY(gather_rows_int8, FromInt8)
+GATHER_ROWS_ENTRY(gather_rows_fp8, FromFp8)

@@ -1,11 +1,11 @@
 // Mean and biased variance of the groups of complete images: what a group norm needs, and what a recording keeps of it.
 //
-//     statistics[b, 0, g] = mean of x[n, c]                 rows n = offsets[b] .. offsets[b + 1] - 1,
-//     statistics[b, 1, g] = mean of (x[n, c] - mean)^2      channels c = g D .. g D + D - 1, D = C / G
+//     statistics[b, 0, g] = mean of x[b, n, c]                 all rows n of the image,
+//     statistics[b, 1, g] = mean of (x[b, n, c] - mean)^2      channels c = g D .. g D + D - 1, D = C / G
 //
-// An image without rows gives zeros. C is a multiple of 8 and of G; D is any number, odd ones too. Exact up to
-// rounding, and sound: no sum of squares is ever taken from another. Every stage subtracts a mean first and joins parts
-// by
+// All images of a launch have the same number of rows; none gives zeros. C is a multiple of 8 and of G; D is any
+// number, odd ones too. Exact up to rounding, and sound: no sum of squares is ever taken from another. Every stage
+// subtracts a mean first and joins parts by
 //
 //     M2 = sum over parts of  M2_i + n_i (mean_i - mean)^2                                  (Chan, Golub, LeVeque 1979)
 //
@@ -38,12 +38,6 @@ constexpr int kTileRows = 8;                                       // rows that 
 struct Moments {
   float count, mean, m2;                                           // of how many values; m2: squares around the mean
 };
-
-__device__ __forceinline__ float warp_sum(float x) {
-#pragma unroll
-  for (int m = 16; m; m /= 2) x += __shfl_xor_sync(0xffffffffu, x, m);
-  return x;
-}
 
 // Joins parts 0 .. num - 1 by one warp, each lane asking for its own; all lanes get the result. Part 0 counts if any
 // does.
@@ -96,12 +90,11 @@ __device__ __forceinline__ void add_tile(
 // the chunks that a range of groups may touch, (groups * D + 6) / 8 + 1. Dynamic shared memory: blockDim * 64 + 16
 // bytes.
 extern "C" __global__ void __launch_bounds__(rows::kStatisticsThreads) group_norm_statistics(
-    const rows::Element* __restrict__ x,    // [N, C]
-    const int* __restrict__ offsets,        // [images + 1] where each image's rows begin
+    const rows::Element* __restrict__ x,    // [images, num_rows, C]
     float* __restrict__ statistics,         // [images, 2, num_groups]
     float2* __restrict__ partial,           // [images, num_groups, splits] mean, M2; unused when gridDim.y == 1
     unsigned* __restrict__ arrived,         // [images, gridDim.x] zeros; unused when gridDim.y == 1
-    int C, int num_groups, int groups) {    // groups: of one block
+    int num_rows, int C, int num_groups, int groups) {  // groups: of one block
   using namespace rows;
   DYN_SMEM(float, smem);
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, num_warps = blockDim.x >> 5;
@@ -114,7 +107,6 @@ extern "C" __global__ void __launch_bounds__(rows::kStatisticsThreads) group_nor
   const int first_chunk = first_group * D / kChunk, W = (last_group * D + kChunk - 1) / kChunk - first_chunk;
   const int step = blockDim.x / W;                                 // thread rows
 
-  const int begin = offsets[image], num_rows = offsets[image + 1] - begin;
   const int per_split = (num_rows + splits - 1) / splits;
   auto rows_of = [&](int s) { return max(min(per_split, num_rows - s * per_split), 0); };
   const int own = rows_of(split), each = own / step, more = own % step;
@@ -122,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(rows::kStatisticsThreads) group_nor
 
   if (tid < step * W) {
     const int column = tid % W, from = tid / W, mine = share(from);
-    const size_t first_row = (size_t)begin + split * per_split + from;
+    const size_t first_row = (size_t)image * num_rows + split * per_split + from;
     const uint4* const source = (const uint4*)x + first_row * (C / kChunk) + first_chunk + column;
     float mean[kChunk] = {}, m2[kChunk] = {};
     for (int done = 0; done < mine; done += kTileRows) {

@@ -31,7 +31,6 @@
 namespace rows {
 
 constexpr int kQuantiseThreads = 256;
-constexpr int kScaleBlock = 64;                                    // channels that share a scale
 constexpr int kLanes = kScaleBlock / kChunk;                       // lanes that share a scale
 
 __device__ __forceinline__ unsigned bits_of(float x) { union { float f; unsigned u; } v; v.f = x; return v.u; }
@@ -48,13 +47,13 @@ __device__ __forceinline__ __half round_up(float x) {
 // The low bits of x rounded to nearest even, in two's complement; |x| < 2^22.
 __device__ __forceinline__ unsigned rounded(float x) { return bits_of(x + 12582912.f); }
 
-struct Int8 {
+struct ToInt8 {
   static constexpr float LIMIT = 127.f;
   static constexpr float MAX_SCALE = 515.5f;                       // 127 * 516 would be infinite in fp16
   static __device__ __forceinline__ unsigned encode(float x) { return rounded(x) & 0xffu; }
 };
 
-struct Fp8 {
+struct ToFp8 {
   static constexpr float LIMIT = 448.f;
   static constexpr float MAX_SCALE = 146.125f;                     // 448 * 146.25 would be infinite in fp16
   // |x| <= 448. Normal codes are the upper bits of a float with another bias, rounded to nearest even by a carry; below
@@ -117,11 +116,11 @@ __device__ __forceinline__ void quantise_rows(
 extern "C" __global__ void __launch_bounds__(rows::kQuantiseThreads) quantise_rows_int8(
     const rows::Element* source, unsigned char* values, __half* scales, int num_rows, int width, int stride,
     int value_stride, int scale_stride) {
-  rows::quantise_rows<rows::Int8>(source, values, scales, num_rows, width, stride, value_stride, scale_stride);
+  rows::quantise_rows<rows::ToInt8>(source, values, scales, num_rows, width, stride, value_stride, scale_stride);
 }
 
 extern "C" __global__ void __launch_bounds__(rows::kQuantiseThreads) quantise_rows_fp8(
     const rows::Element* source, unsigned char* values, __half* scales, int num_rows, int width, int stride,
     int value_stride, int scale_stride) {
-  rows::quantise_rows<rows::Fp8>(source, values, scales, num_rows, width, stride, value_stride, scale_stride);
+  rows::quantise_rows<rows::ToFp8>(source, values, scales, num_rows, width, stride, value_stride, scale_stride);
 }

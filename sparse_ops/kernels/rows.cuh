@@ -25,6 +25,7 @@ __device__ __forceinline__ float2 floats(Pair p) { return __half22float2(p); }
 #endif
 
 constexpr int kChunk = 8;  // elements in 16 bytes, the unit of every copy
+constexpr int kScaleBlock = 64;  // channels that share a scale, in rows of one byte an element
 
 __device__ __forceinline__ unsigned bits(Pair p) {
   union { Pair p; unsigned u; } v;
@@ -118,6 +119,53 @@ template <class T> __device__ __forceinline__ const T* opaque(const T* p) {
   asm volatile("" : "+l"(p));
 #endif
   return p;
+}
+
+// The same number, of which the compiler knows nothing: what a loop computes from it is computed there each time, not
+// once before the loop and kept in registers.
+__device__ __forceinline__ int opaque(int x) {
+#ifndef CUDACPU
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
+// Images' rows lie one image after another, image b from starts[b]; what lies behind starts[images] is padding, which
+// belongs to nobody and must only stay finite.
+
+// The image of a row; padding counts as the last image's.
+__device__ __forceinline__ int image_of(const int* starts, int images, int row) {
+  int image = 0;
+#pragma unroll 1
+  while (image + 1 < images && row >= __ldg(starts + image + 1)) image++;
+  return image;
+}
+
+struct Tile {
+  int image, first, last;  // rows first .. last - 1; image == number of images: padding
+};
+
+// At most `most` rows of one image (or of the padding) for block `number`. ceil(num_rows / most) + images blocks take
+// all rows, however they are shared out; those that are left over have first == last.
+__device__ __forceinline__ Tile tile_of(const int* starts, int images, int num_rows, int most, int number) {
+  int first = 0, last = 0, image = 0;
+#pragma unroll 1
+  for (;; image++) {
+    first = last, last = image < images ? __ldg(starts + image + 1) : num_rows;
+    const int tiles = (last - first + most - 1) / most;
+    if (number < tiles || image == images) break;
+    number -= tiles;
+  }
+  return {image, min(first + number * most, last), min(first + (number + 1) * most, last)};
+}
+
+__device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.f + exp2_fast(-1.44269504f * x)); }
+
+// Over the 32 lanes of a warp, in all of them.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int m = 16; m; m /= 2) x += __shfl_xor_sync(0xffffffffu, x, m);
+  return x;
 }
 
 __device__ __forceinline__ float minus_infinity() { return __int_as_float(0xff800000); }

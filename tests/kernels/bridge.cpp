@@ -1,44 +1,24 @@
-// The kernels as a library that Python calls in place of a GPU: cudacpu_launch takes what CuPy's launch takes.
+// The kernels on rows as a library; see bridge.h.
+#include "activate_rows.cu"
 #include "attention_rows.cu"
 #include "conv_rows.cu"
+#include "cross_attention_rows.cu"
 #include "gather_rows.cu"
 #include "group_norm_statistics.cu"
-#undef threadIdx
-#undef blockIdx
-#undef blockDim
-#undef gridDim
-#include <cstring>
-#include <tuple>
-#include <utility>
+#include "quantise_rows.cu"
+#include "bridge.h"
 
-template <class... A, size_t... I>
-static void call(void (*kernel)(A...), dim3 grid, dim3 threads, size_t shared, void** arguments,
-                 std::index_sequence<I...>) {
-  cudacpu::launch(grid, threads, shared, kernel, *(A*)arguments[I]...);
-}
-
-template <class... A>
-static bool call(const char* asked, const char* name, void (*kernel)(A...), int num_arguments, dim3 grid, dim3 threads,
-                 size_t shared, void** arguments) {
-  if (strcmp(asked, name) || num_arguments != (int)sizeof...(A)) return false;
-  call(kernel, grid, threads, shared, arguments, std::index_sequence_for<A...>());
-  return true;
-}
-
-#define CALL(name) \
-  if (call(asked, #name, name, num_arguments, dim3(x, y, z), dim3(threads), shared, arguments)) return 0;
 #define CALL_CONV(name, ...) CALL(conv_rows_##name)
 #define CALL_ATTENTION(D, WARPS) CALL(attention_rows_##D##_##WARPS)
 
-// 0: launched; 1: there is no such entry, or not with so many arguments. `arguments` points at each argument's value.
-extern "C" int cudacpu_launch(const char* asked, unsigned x, unsigned y, unsigned z, unsigned threads, size_t shared,
-                              void** arguments, int num_arguments) {
+CUDACPU_LAUNCH(
   CONV_ROWS_TILES(CALL_CONV)
   ATTENTION_ROWS_ENTRIES(CALL_ATTENTION)
   CALL(activate_rows)
+  CALL(cross_attention_rows)
   CALL(gather_rows)
   CALL(gather_rows_int8)
   CALL(gather_rows_fp8)
   CALL(group_norm_statistics)
-  return 1;
-}
+  CALL(quantise_rows_int8)
+  CALL(quantise_rows_fp8))

@@ -33,7 +33,7 @@ FLAVOURS = {
 # Two entries of each kernel instead of all: enough to see a race or a mutation, and fast to build.
 TWO_ENTRIES = {
     "conv_rows": ("CONV_ROWS_TILES(X)=X(64x64x32, 64, 64, 32, 2, 2, 4) X(64x64x64, 64, 64, 64, 2, 2, 3)",),
-    "attention_rows": ("ATTENTION_ROWS_ENTRIES(X)=X(40, 4) X(64, 4)",),
+    "attention_rows": ("ATTENTION_ROWS_ENTRIES(X)=X(48, 4) X(64, 4)",),
 }
 SANITIZERS = {
     "ASAN_OPTIONS": "detect_stack_use_after_return=0",  # a fiber's stack is not the thread's

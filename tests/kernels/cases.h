@@ -20,6 +20,22 @@ inline float normal(Rng& g) { return std::normal_distribution<float>()(g); }
 inline double number(Element e) { return (double)(float)e; }
 inline double silu(double v) { return v / (1 + std::exp(-v)); }
 
+// Where each image's rows begin, of `num_rows`: images without rows among them, and sometimes padding behind the last.
+inline std::vector<int> starts_of(Rng& g, int images, int num_rows) {
+  std::vector<int> starts{0};
+  for (int i = 0; i < images; i++) starts.push_back(uniform(g, 0, 3) ? uniform(g, 0, num_rows) : starts.back());
+  if (uniform(g, 0, 1)) starts.back() = num_rows;
+  std::sort(starts.begin(), starts.end());
+  return starts;
+}
+
+// The image of a row; padding counts as the last image's.
+inline int image_at(const std::vector<int>& starts, int row) {
+  int image = (int)starts.size() - 2;
+  while (image > 0 && row < starts[image]) image--;
+  return image;
+}
+
 // No slack behind the end, so that ASan sees one element too far.
 template <class... V> void tighten(V&... vectors) { (vectors.shrink_to_fit(), ...); }
 

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from sparse_ops import launch
+
 
 def _load(name: str) -> ModuleType:
     """A module beside this file: tests are no package, so there is nothing to import it from."""
@@ -22,6 +24,7 @@ def _load(name: str) -> ModuleType:
 
 
 build = _load("build")
+launches = _load("bridge")
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +32,19 @@ def programs(pytestconfig: pytest.Config):
     """build(name, flavour) -> executable, kept in pytest's cache between runs; run(executable, ...) -> what it said."""
     assert pytestconfig.cache is not None
     return build.Programs(pytestconfig.cache.mkdir("kernels"))
+
+
+@pytest.fixture
+def make_bridge(programs):
+    """make_bridge("bridge") -> a `launch` for kernels of tests/kernels/bridge.cpp on CPU tensors."""
+    return lambda program: launches.Bridge(programs, program)
+
+
+@pytest.fixture
+def bridge(make_bridge, monkeypatch):
+    """What `sparse_ops.cuda` launches runs on the CPU; a device of 8 multiprocessors."""
+    made = make_bridge("bridge")
+    monkeypatch.setattr(launch, "launch", made.launch)
+    monkeypatch.setattr(launch, "num_multiprocessors", lambda _: 8)
+    monkeypatch.setattr(launch, "current_stream", lambda _: 0)
+    return made

@@ -314,6 +314,10 @@ template <class T> T __shfl_down_sync(unsigned, T v, int by) {
   const int lane = cudacpu::lane();
   return cudacpu::shuffle_lanes(v, lane + by > 31 ? lane : lane + by);
 }
+template <class T> T __shfl_up_sync(unsigned, T v, int by) {
+  const int lane = cudacpu::lane();
+  return cudacpu::shuffle_lanes(v, lane < by ? lane : lane - by);
+}
 
 // ---- memory and arithmetic ----------------------------------------------------------------------------------------
 template <class T> T __ldg(const T* p) { return *p; }
@@ -321,12 +325,49 @@ template <class T> T __ldcg(const T* p) { return *p; }
 inline void __threadfence() {}  // x86 keeps the order of stores; the atomics below are sequentially consistent
 inline unsigned atomicAdd(unsigned* p, unsigned v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
 inline int atomicAdd(int* p, int v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
+namespace cudacpu {
+// Around accesses to what other threads change by atomics: they may run first, one time of four.
+CUDACPU_RAW inline void interleave() {
+  Fiber* const f = self();
+  if (!f->coin) return;
+  f->coin = next_random(f->coin);
+  if (f->coin >> 62) return;
+  set_progress(true);
+  yield();
+}
+inline int atomic_load(const int* p) {
+  interleave();
+  return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+}  // namespace cudacpu
+inline int atomicMin(int* p, int v) {
+  cudacpu::interleave();
+  int old = __atomic_load_n(p, __ATOMIC_SEQ_CST);
+  while (old > v && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {}
+  return old;
+}
+inline int atomicMax(int* p, int v) {
+  int old = __atomic_load_n(p, __ATOMIC_SEQ_CST);
+  while (old < v && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {}
+  return old;
+}
 inline float __int_as_float(int i) {
   float f;
   memcpy(&f, &i, 4);
   return f;
 }
 inline float __fdividef(float a, float b) { return a / b; }
+// Rounded each by itself: the compiler knows nothing of a result, so it fuses no product with a sum.
+namespace cudacpu {
+inline double opaque(double v) {
+  asm("" : "+x"(v));
+  return v;
+}
+}  // namespace cudacpu
+inline double __dadd_rn(double a, double b) { return cudacpu::opaque(a + b); }
+inline double __dmul_rn(double a, double b) { return cudacpu::opaque(a * b); }
+inline double __ddiv_rn(double a, double b) { return cudacpu::opaque(a / b); }
+inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
 template <class T> T min(T a, T b) { return a < b ? a : b; }
 template <class T> T max(T a, T b) { return a > b ? a : b; }
 

@@ -158,8 +158,8 @@ int main(int argc, char** argv) {
     for (const float sign : {1.f, -1.f}) {
       const float here = value_of(kFp8, code), middle = (here + value_of(kFp8, std::min(code + 1, 0x7e))) / 2;
       for (const float x : {here, middle, std::nextafter(middle, 0.f), std::nextafter(middle, 448.f)})
-        if (rows::Fp8::encode(sign * x) != nearest(kFp8, sign * x))
-          return printf("FAIL e4m3 of %g is %x\n", sign * x, rows::Fp8::encode(sign * x)), 1;
+        if (rows::ToFp8::encode(sign * x) != nearest(kFp8, sign * x))
+          return printf("FAIL e4m3 of %g is %x\n", sign * x, rows::ToFp8::encode(sign * x)), 1;
     }
   printf("quantise_rows: %d cases equal to the reference (seed %d)\n", done, seed());
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -11,17 +10,16 @@ import pytest
 from cuda.bindings import nvrtc
 from cuda.pathfinder import find_nvidia_header_directory
 
+from sparse_ops.cuda import conv
+from sparse_ops.cuda.attention import attention_kernel
+
 KERNELS = Path(__file__).resolve().parents[2] / "sparse_ops" / "kernels"
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 DTYPES = {"fp16": (), "bf16": ("-DROWS_BF16",)}
-# The first of each generation, in every test run; the rest in `make proof`.
-CHOSEN = {("sm_80", "fp16"), ("sm_90", "fp16"), ("sm_90", "bf16"), ("sm_120", "fp16")}
-BUILDS = [
-    pytest.param(kernel, architecture, dtype, marks=[] if (architecture, dtype) in CHOSEN else pytest.mark.proof)
-    for kernel, architecture, dtype in itertools.product(
-        sorted(path.name for path in KERNELS.glob("*.cu")), ARCHITECTURES, DTYPES
-    )
-]
+KERNEL_NAMES = sorted(path.name for path in KERNELS.glob("*.cu"))
+# The first of each generation, in every test run, and of attention some head sizes; the rest in `make proof`.
+CHOSEN = (("sm_80", "fp16"), ("sm_90", "fp16"), ("sm_90", "bf16"), ("sm_120", "fp16"))
+SOME_ENTRIES = {"attention_rows.cu": ("-DATTENTION_ROWS_ENTRIES(X)=X(48, 4) X(64, 4) X(64, 8) X(160, 8)",)}
 USAGE = re.compile(
     r"Compiling entry function '(\w+)'.*?"
     r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?"
@@ -61,11 +59,28 @@ def compile_kernel(name: str, architecture: str, *options: str) -> list[Entry]:
     ]
 
 
-@pytest.mark.parametrize(("kernel", "architecture", "dtype"), BUILDS)
+@pytest.mark.parametrize(("architecture", "dtype"), CHOSEN)
+@pytest.mark.parametrize("kernel", KERNEL_NAMES)
 def test_a_kernel_compiles_and_spills_no_register(kernel, architecture, dtype):
-    entries = compile_kernel(kernel, architecture, *DTYPES[dtype])
+    check(compile_kernel(kernel, architecture, *DTYPES[dtype], *SOME_ENTRIES.get(kernel, ())))
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", KERNEL_NAMES)
+def test_a_kernel_compiles_for_every_card_and_spills_no_register(kernel, architecture, dtype):
+    check(compile_kernel(kernel, architecture, *DTYPES[dtype]))
+
+
+def check(entries):
     assert entries
     assert [entry for entry in entries if entry.local_bytes] == []
+
+
+@pytest.mark.parametrize("kernel", [conv.FEW.kernel, conv.SOME.kernel, conv.MANY.kernel, attention_kernel(40, 4)])
+def test_of_a_file_with_many_entries_the_one_that_is_launched_is_compiled(kernel):
+    assert [entry.name for entry in compile_kernel(kernel.file, "sm_90", f"-D{kernel.only}")] == [kernel.entry]
 
 
 def test_a_spill_would_be_seen(tmp_path, monkeypatch):

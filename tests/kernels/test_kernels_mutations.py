@@ -30,11 +30,9 @@ class Mutation(NamedTuple):
 RESULTS = ("results",)
 SYNCHRONISATION = ("results", "race")  # a missing barrier or wait shows in both
 
-CONV_WAIT = "    cp_async_wait<T::STAGES - 2>();\n    if (ACTIVATE"
-CONV_ACTIVATE = "    if (ACTIVATE && step + 1 < steps) activate(step + 1, stage);\n"
+CONV_WAIT = "    cp_async_wait<T::STAGES - 2>();\n  }"
 ATTENTION_WAIT = "    cp_async_wait<0>();\n    __syncthreads();  // this"
-ATTENTION_Q = "  cp_async_wait<0>();\n  __syncthreads();\n  if (num_keys"
-LIST = "    load_keys(slot, first_key + 2 * kKeys, left - 2 * kKeys);\n"
+ATTENTION_Q = "  cp_async_wait<1>();\n  __syncthreads();\n  unsigned fq"
 
 ARRIVAL = (
     Mutation(
@@ -58,10 +56,10 @@ CONV = (
         "barrier after the neighbour table removed", "conv_rows.cu",
         "-1;\n  __syncthreads();", "-1;\n", SYNCHRONISATION,
     ),
-    Mutation("wait in the loop removed", "conv_rows.cu", CONV_WAIT, "    if (ACTIVATE", SYNCHRONISATION),
+    Mutation("wait in the loop removed", "conv_rows.cu", CONV_WAIT, "  }", SYNCHRONISATION),
     Mutation(
         "wait before the loop removed", "conv_rows.cu",
-        "  cp_async_wait<T::STAGES - 2>();\n  if (ACTIVATE && steps", "  if (ACTIVATE && steps", SYNCHRONISATION,
+        "  cp_async_wait<T::STAGES - 2>();\n  int stage", "  int stage", SYNCHRONISATION,
     ),
     Mutation(
         "wait one group short", "conv_rows.cu",
@@ -71,16 +69,6 @@ CONV = (
         "commit skipped when nothing was loaded", "conv_rows.cu",
         "load(step + T::STAGES - 1, next);\n    cp_async_commit();",
         "{ load(step + T::STAGES - 1, next); cp_async_commit(); }", SYNCHRONISATION,
-    ),
-    Mutation(
-        "activation before the wait", "conv_rows.cu",
-        "    cp_async_wait<T::STAGES - 2>();\n" + CONV_ACTIVATE,
-        CONV_ACTIVATE + "    cp_async_wait<T::STAGES - 2>();\n", SYNCHRONISATION,
-    ),
-    Mutation(
-        "a neighbour's chunk activated", "conv_rows.cu",
-        "(uint4*)(sA + stage * T::A + swizzle<T::BK>(row, a_chunk))",
-        "(uint4*)(sA + stage * T::A + swizzle<T::BK>(row ^ 8, a_chunk))", SYNCHRONISATION,
     ),
     Mutation(
         "filled the stage being read", "conv_rows.cu",
@@ -95,18 +83,14 @@ CONV = (
         "valid = source >= 0 && c < C", "valid = source > 0 && c < C", RESULTS,
     ),
     Mutation(
-        "zero rows activated", "conv_rows.cu", "if (sNeighbors[row * kTaps + tap] < 0) continue;", "", RESULTS,
-    ),
-    Mutation(
         "channel guard of rows removed", "conv_rows.cu",
         "valid = source >= 0 && c < C;", "valid = source >= 0;", RESULTS,
     ),
     Mutation(
-        "channel guard of weights removed", "conv_rows.cu", "b_inside && c0 + row < C", "b_inside", RESULTS,
+        "channel guard of weights removed", "conv_rows.cu", "n0 + row < Cout && c < C", "n0 + row < Cout", ("asan",),
     ),
     Mutation(
-        "output channel guard of weights removed", "conv_rows.cu",
-        "b_inside && c0 + row < C", "(b_inside || true) && c0 + row < C", ("asan",),
+        "output channel guard of weights removed", "conv_rows.cu", "n0 + row < Cout && c < C", "c < C", ("asan",),
     ),
     Mutation("row guard removed", "conv_rows.cu", "if (row >= N) continue;", "", RESULTS),
     Mutation("output channel guard removed", "conv_rows.cu", "if (col >= Cout) continue;", "", RESULTS),
@@ -115,16 +99,16 @@ CONV = (
         "steps = min(steps_per_split, all_steps - first)", "steps = steps_per_split", (),
     ),
     Mutation(
-        "image of the tile's first row for all", "conv_rows.cu",
-        "image[min(m0 + a_row + p * T::A_ROWS, N - 1)]", "image[m0]", RESULTS,
+        "embedding of the first image", "conv_rows.cu", "image_of(starts, images, row)", "0", RESULTS,
+    ),
+    Mutation("a row too late in its image", "rows.cuh", "row >= __ldg(starts", "row > __ldg(starts", RESULTS),
+    Mutation(
+        "taps of the weight reversed", "conv_rows.cu",
+        "kTaps + tap) * C + c", "kTaps + 8 - tap) * C + c", RESULTS,
     ),
     Mutation(
-        "embedding of the first image", "conv_rows.cu",
-        "(size_t)image[row] * Cout : 0", "(size_t)image[0] * Cout : 0", RESULTS,
-    ),
-    Mutation(
-        "taps and channels exchanged in the weight", "conv_rows.cu",
-        "(size_t)(tap * C + c0 + row) * Cout", "(size_t)((c0 + row) * 9 + tap) * Cout", RESULTS,
+        "ldmatrix chunks of B exchanged", "conv_rows.cu",
+        "k * 2 + (lane >> 3 & 1)", "k * 2 + 1 - (lane >> 3 & 1)", RESULTS,
     ),
     Mutation(
         "ldmatrix rows of A shifted", "conv_rows.cu",
@@ -138,8 +122,7 @@ CONV = (
 )  # fmt: skip
 ATTENTION = (
     Mutation(
-        "recorded row off by one", "attention_rows.cu",
-        "(size_t)(-1 - r) * recorded_stride", "(size_t)(-r) * recorded_stride", RESULTS,
+        "key off by one", "attention_rows.cu", "(size_t)(key + row) * key", "(size_t)(key + row + 1) * key", RESULTS,
     ),
     Mutation("main barrier removed", "attention_rows.cu", "    __syncthreads();  // this", "    //", SYNCHRONISATION),
     Mutation(
@@ -152,25 +135,14 @@ ATTENTION = (
     ),
     Mutation(
         "barrier after Q removed", "attention_rows.cu",
-        ATTENTION_Q, "  cp_async_wait<0>();\n  if (num_keys", SYNCHRONISATION,
+        ATTENTION_Q, "  cp_async_wait<1>();\n  unsigned fq", SYNCHRONISATION,
     ),
     Mutation(
-        "wait for Q removed", "attention_rows.cu", ATTENTION_Q, "  __syncthreads();\n  if (num_keys", SYNCHRONISATION,
-    ),
-    Mutation(
-        "list of keys loaded one step late", "attention_rows.cu",
-        LIST + "    cp_async_commit();\n", "    cp_async_commit();\n" + LIST, SYNCHRONISATION,
-    ),
-    Mutation(
-        "list slot being read is filled", "attention_rows.cu",
-        "load_keys(slot, first_key + 2", "load_keys(slot ^ 1, first_key + 2", SYNCHRONISATION,
+        "wait for Q removed", "attention_rows.cu", ATTENTION_Q, "  __syncthreads();\n  unsigned fq", SYNCHRONISATION,
     ),
     Mutation(
         "K and V filled into the slot being read", "attention_rows.cu",
         "if (left > kKeys) load(slot ^ 1,", "if (left > kKeys) load(slot,", RESULTS,
-    ),
-    Mutation(
-        "fresh row 0 taken for recorded", "attention_rows.cu", "is_fresh = r >= 0", "is_fresh = r > 0", RESULTS,
     ),
     Mutation("keys behind the end not masked", "attention_rows.cu", "if (left < kKeys) {", "if (false) {", RESULTS),
     Mutation("mask one key late", "attention_rows.cu", ">= left) s[j][e]", "> left) s[j][e]", RESULTS),
@@ -198,19 +170,29 @@ ATTENTION = (
         "second half of a tile scaled as the first", "attention_rows.cu",
         "o[j][2] * a1 + v.z * b1", "o[j][2] * a0 + v.z * b0", RESULTS,
     ),
-    Mutation("row guard removed", "attention_rows.cu", "if (row >= again[2]) continue;", "", RESULTS),
+    Mutation("row guard removed", "attention_rows.cu", "if (row >= sRows[1]) continue;", "", RESULTS),
     Mutation(
         "query guard removed", "attention_rows.cu",
-        "first_row + row < last_row &&", "last_row >= 0 &&", ("asan", "race"),
+        "tile.first + row < tile.last &&", "tile.last >= 0 &&", ("asan", "race"),
     ),
     Mutation(
         "head size guard of the result removed", "attention_rows.cu",
-        "if (d < T::D) *(Pair*)", "*(Pair*)", RESULTS,
+        "if (d < D) *(Pair*)", "*(Pair*)", RESULTS,
     ),
     Mutation(
         "head size guard of the copy removed", "attention_rows.cu",
-        "row < left && chunk * kChunk < T::D", "row < left", ("asan",),
+        "row < left && chunk * kChunk < D", "row < left", ("asan",),
     ),
+    Mutation(
+        "padding taken for an image", "attention_rows.cu",
+        "if (tile.image < images) first_key", "if (tile.image <= images) first_key", ("asan",),
+    ),
+    Mutation("padding left out", "rows.cuh", "|| image == images) break;", "|| image + 1 == images) break;", RESULTS),
+    Mutation(
+        "a tile with rows of the next image", "rows.cuh",
+        "min(first + (number + 1) * most, last)}", "first + (number + 1) * most}", RESULTS,
+    ),
+    Mutation("a tile too few for an image", "rows.cuh", "+ most - 1) / most;", ") / most;", RESULTS),
     Mutation(
         "swizzle forgotten for V", "attention_rows.cu",
         "v_tile + swizzle<T::DP>(k * 16 + (lane & 15), j * 2 + (lane >> 4))",

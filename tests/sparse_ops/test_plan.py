@@ -133,8 +133,14 @@ def test_an_image_attends_to_all_of_its_rest_or_to_none(batch):
     for plan in plans:
         for image, attends in enumerate(attend):
             assert torch.equal(plan.attended.local(image), plan.rest.local(image)[: None if attends else 0])
-        counts = [end - begin for begin, end in zip(plan.key_offsets, plan.key_offsets[1:], strict=False)]
-        assert counts == [len(plan.rows.local(i)) + len(plan.attended.local(i)) for i in range(plan.batch)]
+        pairs = zip(plan.rows.counts(), plan.attended.counts(), strict=True)
+        assert plan.keys.counts() == [fresh + read for fresh, read in pairs]
+        assert tuple(plan.keys.starts.tolist()) == plan.keys.offsets
+        begins = zip(plan.keys.offsets, plan.rows.counts(), strict=False)
+        assert plan.keys.fresh.tolist() == [begin + row for begin, count in begins for row in range(count)]
+        assert len(plan.keys) == plan.keys.offsets[-1]
+        assert torch.equal(plan.keys.index[plan.keys.index >= 0], plan.attended.index)
+        assert (plan.keys.index[plan.keys.fresh] == -1).all()
 
 
 @given(batches())
@@ -157,8 +163,8 @@ def test_each_table_is_the_convolution_it_stands_for(size, blocks):
     weight, bias = torch.randint(-9, 9, (4, 3, 3, 3)).double(), torch.zeros(4).double()
     for level, plan in enumerate(plans):
         values = torch.randint(-9, 9, (plan.batch * plan.height * plan.width, 3)).double()
-        sources = ops.conv_sources(values[plan.rows.index], values[plan.halo.index])
-        gathered = partial(ops.conv3x3, sources, weight=weight, bias=bias)
+        sources = values[plan.rows.index], [values[plan.halo.index]]
+        gathered = partial(ops.conv3x3, *sources, weight=weight, bias=bias)
         dense = partial(ops.conv3x3_dense, values, plan.size, weight, bias)
         if plan.same is not None:
             assert torch.equal(gathered(neighbors=plan.same), dense()[plan.rows.index])
@@ -172,16 +178,29 @@ def test_each_table_is_the_convolution_it_stands_for(size, blocks):
             assert torch.equal(gathered(neighbors=plan.up), high[above.rows.index])
 
 
-def test_a_table_may_be_padded_with_rows_that_read_zeros():
-    """A captured graph's tables have the size of its bucket."""
-    plan = plans_of(fragmented(24, 32), (1, 1))[0]
-    sources = torch.randn(1 + len(plan.rows) + len(plan.halo), 3)
-    sources[0] = 0
-    weight, bias = torch.randn(4, 3, 3, 3), torch.randn(4)
-    padded = torch.cat([plan.same, torch.full((5, 9), -1, dtype=torch.int32)])
-    outputs = ops.conv3x3(sources, padded, weight, bias)
-    torch.testing.assert_close(outputs[:-5], ops.conv3x3(sources, plan.same, weight, bias))
-    assert torch.equal(outputs[-5:], bias.expand(5, -1))
+@given(batches(), st.integers(0, 3))
+@many
+def test_padding_is_behind_everything_and_nobodys(batch, extra):
+    """The plans of a captured graph have the lengths of its bucket."""
+    _, active, attend, plans = batch
+    padded = make_plans(active, attend, lambda _, __, count: count + extra if count else 0)
+    for plan, own in zip(padded, plans, strict=True):
+        if own.dense:
+            assert len(plan.rows) == len(own.rows)
+        for longer, shorter in [(plan.rows, own.rows), (plan.halo, own.halo), (plan.rest, own.rest)]:
+            assert longer.offsets == shorter.offsets
+            assert torch.equal(longer.own, shorter.index)
+            assert len(longer) == (len(shorter) + extra if len(shorter) and not own.dense else len(shorter))
+        shift = len(plan.rows) - len(own.rows)  # the halo begins behind the padding of rows
+        for longer, shorter in [(plan.same, own.same), (plan.up, own.up)]:
+            if shorter is not None:
+                moved = torch.where(shorter < len(own.rows), shorter, shorter + shift)
+                assert torch.equal(longer[: len(shorter)], moved)
+                assert (longer[len(shorter) :] == -1).all()
+        assert torch.equal(plan.keys.fresh[: len(own.rows)], own.keys.fresh)
+        nobodys = plan.keys.fresh[len(own.rows) :]
+        assert (nobodys >= len(own.keys)).all()
+        assert (nobodys < len(plan.keys)).all()
 
 
 def test_halo_reaches_beyond_the_ring_for_a_stride_2_convolution():
@@ -209,8 +228,8 @@ def test_a_batch_is_its_images_active_positions_one_after_another():
     together = make_plans([torch.cat(both) for both in zip(sparse, dense, strict=True)])
     for plan, own in zip(together, alone, strict=True):
         assert not plan.dense
-        assert not plan.complete(0)
-        assert plan.complete(1)
+        assert not plan.complete[0]
+        assert plan.complete[1]
         assert torch.equal(plan.rows.local(0), own.rows.local(0))
         assert torch.equal(plan.halo.index, own.halo.index)
         assert torch.equal(plan.same[: len(own.rows)].clamp(max=len(own.rows)), own.same.clamp(max=len(own.rows)))
@@ -221,7 +240,7 @@ def test_a_dense_batch_has_no_tables():
         assert plan.dense
         assert plan.up is None
         assert plan.down is None
-        assert plan.key_offsets == plan.rows.offsets
+        assert plan.keys.offsets == plan.rows.offsets
 
 
 def test_the_attended_are_the_rest_itself_when_every_image_attends():

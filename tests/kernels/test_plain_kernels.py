@@ -1,4 +1,4 @@
-"""Rows gathered, rows quantised, statistics of groups: the kernels, on the CPU, against their references."""
+"""The kernels without tensor cores, on the CPU, against their references; see cudacpu.h for what that shows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 from sparse_ops.quantise import BLOCK, quantise
 
 # How many blocks run at a time: two where blocks talk to each other.
-PROGRAMS = {"gather_rows": 1, "quantise_rows": 1, "group_norm_statistics": 2}
+PROGRAMS = {
+    "activate_rows": 1, "cross_attention_rows": 1, "gather_rows": 1, "quantise_rows": 1, "group_norm_statistics": 2,
+}  # fmt: skip
 # Random cases, and the most rows of one: few where a sanitizer watches every access.
 SIZES = {"fp16": (24,), "bf16": (24,), "asan": (6, 60), "tsan": (2, 40)}
 CHOSEN = (("fp16", 0), ("fp16", 1), ("bf16", 2), ("asan", 1), ("tsan", 3))
@@ -57,17 +59,41 @@ def test_a_kernel_quantises_to_the_bits_of_torch(programs, tmp_path, kind, flavo
 
 # What a test must notice: (program, what is wrong, old text of the kernel, new text).
 MUTATIONS = [
+    ("activate_rows", "norm of the first row's image", "if (own != image) of", "if (image < 0) of"),
+    ("cross_attention_rows", "maps not mixed", "+ (1.f - share) * map", "+ map"),
     ("gather_rows", "index shifted", "__ldg(index + row)", "__ldg(index + (row ? row - 1 : 0))"),
     ("quantise_rows", "scale of two blocks", "for (int m = kLanes / 2; m;", "for (int m = kLanes; m;"),
     ("group_norm_statistics", "barrier removed", "  __syncthreads();\n\n  auto write", "  auto write"),
 ]
+ROW_AND_NORM = "\n    const int n = first + r;\n    if (statistics)"
 SQUARES_OF_MEAN = "squares.x -= rows * of_tile.x * of_tile.x, squares.y -= rows * of_tile.y * of_tile.y;"
 MORE_MUTATIONS = [
+    ("activate_rows", "image of a halo row", "image_of(halo_starts, images, n - N)", "image_of(starts, images, n - N)"),
+    ("activate_rows", "second part from its start", "other_stride + c - halo_columns", "other_stride + c"),
+    ("activate_rows", "last column of the first part", ": c < halo_columns ?", ": c + 8 < halo_columns ?"),
+    ("activate_rows", "first group for all", "if (++in_group == per_group) in_group = 0, group++;", "++in_group;"),
+    ("activate_rows", "eps forgotten", "__ldg(variance + group) + eps", "__ldg(variance + group)"),
+    ("activate_rows", "always SiLU", "u[i] = activate ? bits", "u[i] = true ? bits"),
+    ("activate_rows", "stores behind the end", f"if (r >= left) continue;{ROW_AND_NORM}", ROW_AND_NORM),
+    ("activate_rows", "one row too few", "left = min(N + M - first, ", "left = min(N + M - first - 1, "),
+    ("cross_attention_rows", "barrier before a copy removed", "    __syncthreads();  // what", "    // what"),
+    ("cross_attention_rows", "barrier after a copy removed", "num, num);\n    __syncthreads();", "num, num);"),
+    ("cross_attention_rows", "text of the first image", "(size_t)tile.image * T + first", "(size_t)first"),
+    ("cross_attention_rows", "alpha of the first image", "alpha[tile.image * T + t]", "alpha[t]"),
+    ("cross_attention_rows", "maximum not shared", "top = warp_max(top);", ""),
+    ("cross_attention_rows", "sum not shared", "1.f / warp_sum(sum)", "1.f / sum"),
+    ("cross_attention_rows", "row guard removed", "if (own + r >= num_rows || column >= D)", "if (column >= D)"),
+    ("cross_attention_rows", "a warp's second row for both", "sOwn[r * T + first + t];", "sOwn[T + first + t];"),
+    ("cross_attention_rows", "last channels of a large head", "(kMostHead / 2 + 31) / 32", "kMostHead / 2 / 32"),
+    ("cross_attention_rows", "padding as rows", "if (tile.image == images) {", "if (false) {"),
+    ("cross_attention_rows", "queries behind the end", "row < valid ? *(const", "valid ? *(const"),
+    ("gather_rows", "rows of out in a row", "row * (out_stride / kChunk)", "row * chunks"),
+    ("gather_rows", "blocks do not walk", "begin += gridDim.x * kBlock", "begin += all"),
     ("gather_rows", "padding read", "if (from[u] < 0) continue;", "if (from[u] < -1) continue;"),
     ("gather_rows", "first column forgotten", "column[u] = first + (int)", "column[u] = (int)"),
     ("gather_rows", "scales from first", "column[u] / kScaleBlock", "(column[u] - first) / kScaleBlock"),
     ("gather_rows", "last chunk dropped", "i < all ? __ldg", "i + 1 < all ? __ldg"),
-    ("gather_rows", "stores behind the end", "if (i < all) out[i]", "out[i]"),
+    ("gather_rows", "stores behind the end", "if (i < all) out[to[u]]", "out[to[u]]"),
     ("gather_rows", "rows of scales mixed up", "from[u] * scale_stride", "from[u] * (stride / kScaleBlock)"),
     ("gather_rows", "exponent of fp8", "decode(v.y, scale * 256.f)", "decode(v.y, scale * 128.f)"),
     ("gather_rows", "sign of fp8", "apart & 0x80008000u", "apart & 0x80000000u"),
@@ -89,7 +115,7 @@ MORE_MUTATIONS = [
     (
         "group_norm_statistics",
         "rows of the first image",
-        "(size_t)begin + split * per_split",
+        "(size_t)image * num_rows + split * per_split",
         "(size_t)split * per_split",
     ),
     ("group_norm_statistics", "zeros behind the end counted", "if (r >= rows) continue;", ""),
@@ -130,6 +156,6 @@ def test_a_broken_kernel_is_noticed_one_way_or_another(programs, program, what, 
 
 @pytest.mark.proof
 def test_thread_sanitizer_sees_the_removed_barrier_in_any_order(programs):
-    program, what, old, new = MUTATIONS[2]
+    program, what, old, new = MUTATIONS[-1]
     broken = programs.build(program, "tsan", changed=programs.mutate(f"{program}.cu", old, new), label=what)
     assert "data race" in programs.run(broken, *SIZES["tsan"], seed=0).stdout
