@@ -28,7 +28,7 @@ from service.jobs import EditJob, Job, Outcome, Receipt
 if TYPE_CHECKING:
     from cache_store.store import MemoryStore
     from service.api.schemas import EditRequest, GenerateRequest
-    from service.engine.denoise import Call
+    from service.engine.call import Call
     from service.settings import Settings
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130

@@ -75,12 +75,13 @@ class EditRules:
     dilation: int = 1  # latent positions added to the detected mask
     margin: int = 0  # latent positions computed beyond the mask, never kept
     paste_margin: int = 1  # latent positions by which the pasted region of the image is wider than the mask
-    decoding: Decoding = "dense"  # of the picture; rows: only what changes, under the source's norms (approximate)
+    decoding: Decoding = "rows"  # only what changes (its norms approximate), where that is quicker; dense: all, exact
     clean: bool = True  # drop fragments, fill holes; by steps include what removed words drew; False: the raw mask
     keep_background: bool = True  # sparse from the first step, unmasked latents the recorded ones at every step;
     #                               False: go on from the detection's latents, and let the background drift
     num_dense_levels: int = 0  # lowest resolutions that are computed densely
     control_ratio: float = 0.5  # of detection by steps: part of them under recorded cross-attention maps; 0 = none
+    deep_every: int = 1  # of so many steps one computes all resolutions, the others the highest alone; 1 = all do
 
     @classmethod
     def fisedit(cls) -> EditRules:

@@ -29,7 +29,7 @@ from service.jobs import (
 
 MAX_PROMPT = 2000  # characters
 SAMPLING_FIELDS = ("seed", "num_inference_steps", "guidance_scale", "sampler", "width", "height", "negative_prompt")
-RULE_FIELDS = ("detection", "attention", "dilation", "margin", "paste_margin", "decoding")
+RULE_FIELDS = ("detection", "attention", "dilation", "margin", "paste_margin", "decoding", "deep_every")
 
 
 def _printable(text: str) -> str:
@@ -50,6 +50,7 @@ Prompt = Annotated[
 ]
 Side = Annotated[int, Field(multiple_of=8, ge=64, le=MAX_SIDE)]
 Positions = Annotated[int, Field(ge=0, le=16)]
+Steps = Annotated[int, Field(ge=1, le=20)]
 
 GENERATE_EXAMPLE: JsonValue = {"prompt": "a snow mountain under a night sky with a red house", "seed": 7}
 EDIT_EXAMPLES: list[JsonValue] = [
@@ -115,7 +116,11 @@ class EditRequest(SamplingFields):
     margin: Positions | None = Field(None, description="Latent positions computed beyond the mask, not kept")
     paste_margin: Positions | None = Field(None, description="Latent positions pasted beyond the mask")
     decoding: Decoding | None = Field(
-        None, description="By default `dense`; `rows` decodes what changes only, quicker, with colours a little off"
+        None, description="By default `rows`, what changes only, with colours about a level off; `dense`: exact"
+    )
+    deep_every: Steps | None = Field(
+        None,
+        description="Of so many steps one computes all resolutions, the others the highest alone; by default 1, all do",
     )
     dry_run: bool = Field(default=False, description="Stop after the mask")
 

@@ -7,32 +7,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from cache_store.store import Draft, MemoryStore, Recording
+from service.engine.call import Active, everything
 from service.engine.macs import MacModel
 from service.engine.maps import KeepMaps, Moved, Words
 from service.engine.masks import num_detection_steps
-from service.engine.recording import (
-    Column,
-    Target,
-    columns_of,
-    kept_positions,
-    layout_of,
-    words_level,
-)
+from service.engine.recording import Column, columns_of, kept_positions, layout_of, words_level
 from service.engine.sampling import num_branches
 from service.engine.unet import UNetConfig
 from service.engine.weights import Model
+from service.engine.writing import Target
 from service.jobs import Sampling
-from sparse_ops.context import Control
-from sparse_ops.plan import Plan, active_positions
+from sparse_ops.plan import Plan
 
 
-def no_control(step: int) -> Control | None:  # noqa: ARG001  # at no step
-    """Cross-attention as it is."""
-    return None
+def never(step: int) -> None:
+    """At no step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,23 +55,24 @@ class Canvas:
         """Multiplications of one call, those included that make keys and values of recorded attention inputs."""
         return self.macs.count(plans, recorded_inputs=self.model.format.keep_inputs)
 
-    def everything(self) -> tuple[Tensor, ...]:
+    @property
+    def everything(self) -> Active:
         """All positions of all resolutions: dense."""
-        return tuple(
-            active_positions(torch.ones(num_branches(self.sampling), *self.sizes[0], dtype=torch.bool), len(self.sizes))
-        )
+        return everything(self.sizes, num_branches(self.sampling))
 
     def draft(
-        self, store: MemoryStore, recording_id: str, parent: Recording | None = None, active: tuple[Tensor, ...] = ()
+        self,
+        store: MemoryStore,
+        recording_id: str,
+        parent: Recording | None = None,
+        active: tuple[Tensor, ...] = (),
+        *,
+        with_maps: bool = True,
     ) -> Draft:
-        """A new recording; of a parent's child only active rows are kept."""
-        layout = layout_of(
-            self.columns,
-            self.model.format,
-            self.sampling.num_inference_steps,
-            self.num_map_steps,
-            num_branches(self.sampling),
-        )
+        """A new recording; of a parent's child only active rows are kept. Maps serve detections by steps."""
+        num_map_steps = self.num_map_steps if with_maps else 0
+        num_steps, branches = self.sampling.num_inference_steps, num_branches(self.sampling)
+        layout = layout_of(self.columns, self.model.format, num_steps, num_map_steps, branches)
         return store.create(recording_id, layout, parent, kept_positions(layout, active) if parent else None)
 
     def words(self, base: Tensor | None = None) -> Words:
@@ -89,14 +82,14 @@ class Canvas:
 
     def keep_maps(
         self, draft: Draft, words: Words, moved: Callable[[int], Moved] | None = None
-    ) -> Callable[[int], Control | None]:
-        """The control of each step that records maps, in the first half of the steps: later ones look at detail."""
+    ) -> Callable[[int], KeepMaps | None]:
+        """What records maps at each step, in the first half of the steps: later ones look at detail."""
         last = max(self.num_map_steps, self.sampling.num_inference_steps // 2)
 
-        def control(step: int) -> Control | None:
+        def keep(step: int) -> KeepMaps | None:
             return KeepMaps(Target(draft, step), words, moved(step) if moved else None) if step < last else None
 
-        return control
+        return keep
 
 
 @lru_cache(maxsize=32)

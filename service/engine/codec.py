@@ -19,7 +19,7 @@ from service.jobs import Decoding
 
 Pixels = NDArray[np.uint8]  # [height, width, 3]
 
-DENSE_RATIO = 0.5  # of the pixels; on a CPU decoding them as rows is then as slow as decoding all
+DENSE_RATIO = 0.4  # of the pixels; on a CPU decoding them as rows is then as slow as decoding all
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Picture:
     """Pixels, and what an edit of them needs to decode only what it changes."""
 
     pixels: Pixels
-    statistics: Tensor  # float32 [norms, 2, G] of the decoder's norms
+    statistics: Tensor  # float32 [norms, cells, 2, G] of the decoder's norms
 
 
 def decode(model: Model, latents: Tensor) -> Picture:  # [1, 4, h, w]
@@ -47,8 +47,8 @@ def decode_edit(
 ) -> Picture:
     """The source, with the mask's pixels and those that are pasted around them decoded; see `decoder`, and `paste`.
 
-    Dense is exact. Rows are quicker, but their norms are the source's: colours are off by as much as the edit moves
-    the mean of the picture. Where rows would be most of the picture, all is decoded.
+    Dense is exact. Rows are quicker, and approximate in their norms: colours are off by a level of 255 or so
+    (`loadtests/results/decoding.json`). Where rows would be most of the picture, all is decoded.
     """
     wide = widen(edit_mask, paste_margin)
     if decoding == "dense" or wide.mean() > DENSE_RATIO:
@@ -59,7 +59,7 @@ def decode_edit(
     decoded = decoder.decode_rows(model.vae, unscaled, torch.from_numpy(needed), source.statistics)
     edited = source.pixels.copy()
     edited[needed] = _to_bytes(decoded.values)
-    return Picture(paste(source.pixels, edited, edit_mask, paste_margin), source.statistics)
+    return Picture(paste(source.pixels, edited, edit_mask, paste_margin), decoded.statistics.cpu())
 
 
 def paste(source: Pixels, edited: Pixels, edit_mask: NDArray[np.bool_], paste_margin: int) -> Pixels:

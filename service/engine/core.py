@@ -15,7 +15,7 @@ from torch import Tensor
 from cache_store.keys import recording_id
 from cache_store.store import Draft, Recording
 from service.engine.codec import Picture, from_png, to_png
-from service.engine.masks import to_png_array
+from service.engine.given_mask import to_png_array
 from service.engine.weights import Model
 from service.jobs import EditJob, Sampling
 
@@ -37,7 +37,7 @@ class Core:
         """Completes a draft whose steps are written; then it is visible."""
         told = {"prompt": self.prompt, "sampling": asdict(self.sampling), "source_id": self.source_id}
         draft.put("told", json.dumps(told).encode())
-        draft.put("latents", self.latents.cpu())
+        draft.put("latents", self.latents.cpu())  # waits for the device, and so for the rows of all steps
         draft.put("image", to_png(self.picture.pixels))
         draft.put("decoder", self.picture.statistics)
         draft.put("words", self.words)

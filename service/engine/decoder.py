@@ -1,21 +1,24 @@
 """The VAE's decoder where it is needed: diffusers' own weights, its convolutions on rows.
 
-    decode         everything; keeps the mean and variance of its group norms
-    decode_rows    some pixels of a changed latent, under the statistics of the picture that it was changed from
+    decode         everything; keeps the mean and variance of its group norms, cell by cell
+    decode_rows    some pixels of a changed latent; its norms are the recorded ones, computed cells put in their place
 
 Layers at the latent's own resolution, where the middle's attention sees everything, are diffusers' modules, dense: they
 are a small part of the work. From the first upsampling on there are only convolutions and norms, and rows shrink to the
 pixels that are needed (`sparse_ops/shells.py`). SIGE's decoder does the same on tiles ("Efficient Spatially Sparse
 Inference for Conditional GANs and Diffusion Models").
 
-Approximate in one thing: norms beyond the latent's resolution are those of the source picture ("Approximate
-Normalization"). So a pixel that no change reaches is the source's own, to rounding.
+Approximate in one thing: beyond the latent's resolution, norms count what was not computed as it was recorded, though a
+change moves that, too, a little ("Approximate Normalization", corrected: `sparse_ops/cells.py`). So a pixel that no
+change reaches is the source's own, to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from math import gcd
 from typing import Any
 
 import torch
@@ -23,7 +26,11 @@ from torch import Tensor, nn
 
 from service.errors import InputError
 from sparse_ops import ops
+from sparse_ops.cells import complete_cells, of_all
+from sparse_ops.segments import Segments
 from sparse_ops.shells import Layer, Shell, make_shells
+
+CELL = 4  # latent positions a side, or a part of that where it does not divide the picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +38,9 @@ class Decoded:
     """Pixels, and the statistics under which they were decoded."""
 
     values: Tensor  # [N, 3], -1 .. 1 and beyond
-    statistics: Tensor  # float32 [norms, 2, G]: mean and variance of each group norm above the latent's resolution
+    statistics: (
+        Tensor  # float32 [norms, cells, 2, G]: mean and variance at each group norm above the latent's resolution
+    )
 
 
 def check_decoder(vae: Any) -> None:
@@ -44,7 +53,7 @@ def check_decoder(vae: Any) -> None:
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor) -> Decoded:  # [1, C, h, w], unscaled
     """All pixels, in raster order. Exact: what diffusers' decoder gives."""
-    return _walk(vae, latents, _Walk(_size(latents)))
+    return _walk(vae, latents, _Walk.of(latents))
 
 
 @torch.no_grad()
@@ -52,11 +61,11 @@ def decode_rows(
     vae: Any,
     latents: Tensor,  # [1, C, h, w], unscaled
     needed: Tensor,  # bool [h * scale, w * scale]
-    statistics: Tensor,  # [norms, 2, G], of the source
+    statistics: Tensor,  # [norms, cells, 2, G], of the source
 ) -> Decoded:
-    """The needed pixels, in raster order."""
+    """The needed pixels, in raster order. Under the same norms they are those of a dense decode."""
     shells = make_shells(needed.to(latents.device), layers_of(vae))
-    return _walk(vae, latents, _Walk(_size(latents), iter(shells), iter(statistics.to(latents.device))))
+    return _walk(vae, latents, _Walk.of(latents, iter(shells), iter(statistics.to(latents.device))))
 
 
 def layers_of(vae: Any) -> list[Layer]:
@@ -69,37 +78,51 @@ def layers_of(vae: Any) -> list[Layer]:
 
 @dataclass(eq=False)
 class _Walk:
-    """From convolution to convolution of one pass: where each computes, and which statistics hold."""
+    """From convolution to convolution of one pass: which rows are there, what comes next, which statistics held."""
 
-    size: tuple[int, int]  # of the map that comes next
-    shells: Iterator[Shell] | None = None  # None: everything is computed
-    recorded: Iterator[Tensor] | None = None  # None: norms are fresh
-    statistics: list[Tensor] = field(default_factory=list)  # those that held so far
+    places: Tensor  # integers [H, W]: of the row at each position of the present map, -1 where there is none
+    cell: int  # positions a side, of the present map
+    shells: Iterator[Shell] | None  # None: everything is computed
+    recorded: Iterator[Tensor] | None  # None: everything is fresh
+    statistics: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, latents: Tensor, shells: Iterator[Shell] | None = None, recorded: Iterator[Tensor] | None = None
+    ) -> _Walk:
+        """From the latent's resolution on, of which all is there."""
+        height, width = latents.shape[2:]
+        return cls(_everywhere(height, width, latents.device), gcd(CELL, height, width), shells, recorded)
 
     def convolve(self, rows: Tensor, conv: nn.Conv2d, norm: nn.GroupNorm | None = None) -> tuple[Tensor, Shell | None]:
         """A stride-1 convolution, after norm and SiLU where a norm is given; and the shell that it computed."""
-        affine = None if norm is None else self._affine(rows, norm)
-        shell = next(self.shells) if self.shells is not None else None
-        weights = conv.weight, _bias(conv)
-        if shell is not None:
-            sources = ops.conv_sources(rows, rows[:0], affine, (0, len(rows)), (0, 0))
-            return ops.conv3x3(sources, shell.neighbors, *weights), shell
-        if affine is not None:
-            rows = nn.functional.silu(ops.scale_and_shift(rows, affine, (0, len(rows))), inplace=True)
-        return ops.conv3x3_dense(rows, (1, *self.size), *weights), None
+        normed = None if norm is None else self._norm(rows, norm)
+        weights, (own, none) = (conv.weight, _bias(conv)), _one_image(len(rows), rows.device)
+        if self.shells is not None:
+            shell = next(self.shells)
+            self.places = shell.places
+            return ops.conv3x3(rows, [], shell.neighbors, *weights, norm=normed, images=(own, none)), shell
+        if normed is not None:
+            rows = nn.functional.silu(ops.normalise(rows, normed, own), inplace=True)
+        return ops.conv3x3_dense(rows, (1, *self.places.shape), *weights), None
 
     def upsample(self, rows: Tensor, conv: nn.Conv2d) -> Tensor:
         """Nearest, doubled, and a convolution."""
-        low, self.size = self.size, (2 * self.size[0], 2 * self.size[1])
+        self.cell *= 2
         if self.shells is not None:
             return self.convolve(rows, conv)[0]
-        return ops.conv3x3_dense(rows, (1, *low), conv.weight, _bias(conv), upsample_to=self.size)
+        height, width = self.places.shape
+        self.places = _everywhere(2 * height, 2 * width, rows.device)
+        size, doubled = (1, height, width), (2 * height, 2 * width)
+        return ops.conv3x3_dense(rows, size, conv.weight, _bias(conv), upsample_to=doubled)
 
-    def _affine(self, rows: Tensor, norm: nn.GroupNorm) -> Tensor:
-        fresh = self.recorded is None
-        held = ops.group_norm_statistics(rows[None], norm.num_groups)[0] if fresh else next(self.recorded)  # type: ignore[arg-type]  # not None here
+    def _norm(self, rows: Tensor, norm: nn.GroupNorm) -> ops.Norm:
+        cells = complete_cells(self.places, self.cell)
+        values = rows.index_select(0, cells.rows.flatten()).view(*cells.rows.shape, rows.shape[1])
+        fresh = ops.group_norm_statistics(values, norm.num_groups)
+        held = fresh if self.recorded is None else next(self.recorded).index_copy(0, cells.index, fresh)
         self.statistics.append(held)
-        return ops.group_norm_affine(held[None], norm.weight, norm.bias, norm.eps)
+        return ops.Norm(of_all(held)[None], norm.weight, norm.bias, norm.eps)
 
 
 def _walk(vae: Any, latents: Tensor, walk: _Walk) -> Decoded:
@@ -127,6 +150,12 @@ def _resnet(rows: Tensor, resnet: Any, walk: _Walk) -> Tensor:
     return hidden.add_(rows)
 
 
+@lru_cache(maxsize=256)  # a device is waited for when they are made
+def _one_image(num_rows: int, device: torch.device) -> tuple[Segments, Segments]:
+    """Rows of one image, and no halo."""
+    return Segments.of((0, num_rows), device), Segments.of((0, 0), device)
+
+
 def _entered(vae: Any, latents: Tensor) -> Tensor:
     entered: Tensor = latents if vae.post_quant_conv is None else vae.post_quant_conv(latents)
     return entered
@@ -138,5 +167,6 @@ def _bias(conv: nn.Conv2d) -> Tensor:
     return conv.bias
 
 
-def _size(latents: Tensor) -> tuple[int, int]:
-    return latents.shape[2], latents.shape[3]
+def _everywhere(height: int, width: int, device: torch.device) -> Tensor:
+    """The places of rows in raster order."""
+    return torch.arange(height * width, device=device).view(height, width)

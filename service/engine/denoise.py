@@ -1,104 +1,28 @@
-"""Denoising: one U-Net call for the steps of several jobs, and the loop that asks for them."""
+"""Denoising: the loop that asks for one U-Net call after the other."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cache_store.store import Draft, Recording
-from service.engine.canvas import Canvas, no_control
+from service.engine.call import Active, Call, plans_of
+from service.engine.canvas import Canvas, never
+from service.engine.deep import Deep
+from service.engine.feed import Feed
+from service.engine.maps import KeepMaps
 from service.engine.read_text import ReadText
 from service.engine.receipts import Tally
-from service.engine.recording import BatchReader, BatchWriter, Format, Source, Target
 from service.engine.sampling import constant_channels, guide, num_branches, predicted_original
-from service.engine.unet import UNet
+from service.engine.writing import Target
 from service.jobs import Event, Preview, Stage
-from sparse_ops.context import Context, Control
-from sparse_ops.plan import Plan, make_plans
-
-
-@dataclass(frozen=True, eq=False)
-class Active:
-    """Which positions of each resolution are computed, bool [B, H, W] each; equal only to itself."""
-
-    levels: tuple[Tensor, ...]
-    attend_recorded: bool = True  # exact self-attention; False: masked rows see each other only, the paper's
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One U-Net call that a job needs: a step of one picture, all its guidance branches."""
-
-    sample: Tensor  # [B, C, H, W]
-    timestep: Tensor  # [B]
-    text: ReadText
-    active: Active
-    source: Source | None  # needed where some position is not active
-    target: Target | None
-    controls: tuple[Control | None, ...]  # one for each branch; empty = none
-    format: Format  # of recordings: how they are read and kept
-    stage: Stage
-    step: int
-    num_steps: int  # of this loop
-
-    @property
-    def num_images(self) -> int:
-        """Guidance branches."""
-        return len(self.sample)
-
-    @property
-    def num_rows(self) -> int:
-        """Rows computed at the highest resolution."""
-        return int(self.active.levels[0].sum())
-
-    @property
-    def num_bytes_read(self) -> int:
-        """Of its recording, so far."""
-        return self.source.num_bytes if self.source else 0
-
-    @property
-    def shape_key(self) -> tuple[object, ...]:
-        """Calls with equal keys may share one network call."""
-        return (*self.sample.shape[1:], self.text.num_tokens, self.format)
-
-
-@torch.no_grad()
-def predict(unet: UNet, calls: Sequence[Call]) -> list[Tensor]:  # [B, C, H, W], float32, for each call
-    """The predictions of several jobs by one pass of the network. ValueError where their shapes differ."""
-    if len({call.shape_key for call in calls}) != 1:
-        raise ValueError(f"calls of one pass must have equal shapes, got {[call.shape_key for call in calls]}")
-    num_images = [call.num_images for call in calls]
-    sample = torch.cat([call.sample for call in calls])
-    plans = plans_of(tuple(call.active for call in calls), sample.device)
-    controls: list[Control | None] = []
-    for call in calls:
-        controls += call.controls or [None] * call.num_images
-    form = calls[0].format
-    context = Context(
-        plans,
-        BatchReader(plans, [call.source for call in calls], num_images, sample, form.kind),
-        BatchWriter([call.target for call in calls], num_images, form.kind),
-        tuple(controls) if any(controls) else (),
-        keep_inputs=form.keep_inputs,
-    )
-    text = ReadText.joined([call.text for call in calls])
-    noise = unet(sample, torch.cat([call.timestep for call in calls]), text, context)
-    return list(noise.float().split(num_images))
-
-
-@lru_cache(maxsize=16)
-def plans_of(actives: tuple[Active, ...], device: torch.device) -> list[Plan]:
-    """Made once for each company of jobs: their masks do not change from step to step."""
-    levels = [torch.cat(level) for level in zip(*(active.levels for active in actives), strict=True)]
-    attend = [active.attend_recorded for active in actives for _ in active.levels[0]]
-    return [plan.to(device) for plan in make_plans(levels, attend)]
-
+from sparse_ops.context import Control
 
 Script = Generator[Call | Event, Tensor | None, None]  # a job: yields what it needs and what it tells
 Steps = Generator[Call | Event, Tensor | None, list[Tensor]]
@@ -140,18 +64,23 @@ class Denoising:
     recording: Recording | None = None  # read where not all is active
     draft: Draft | None = None
     background: Background | None = None
-    control: Callable[[int], Control | None] = no_control  # of the conditional image, at each step
+    control: Callable[[int], Control | None] = never  # of the conditional image, at each step
+    keep_maps: Callable[[int], KeepMaps | None] = never  # of the same
     preview: Callable[[int, Tensor], Preview] | None = None  # of a step and its predicted x0
     preview_every: int = 0
+    deep_every: int = 1  # of so many steps the first is complete, the others are shallow
 
     def run(self, latents: Tensor, steps: range) -> Steps:  # latents [1, 4, h, w]
         """Yields each U-Net call, is sent the prediction; returns the latents after each step."""
         done, constant = [], constant_channels(self.canvas.model, latents)
+        on_device = self.sampler.timesteps.to(self.canvas.model.device)  # the network's; the sampler's own stay here
+        feed, deep = self._feed(steps.stop), Deep() if self.deep_every > 1 else None
         for step in steps:
             timestep = self.sampler.timesteps[step]
             scaled = self.sampler.scale_model_input(latents, timestep)
             sample = scaled if constant is None else torch.cat([scaled, constant], 1)
-            prediction = yield from ask(self._call(step, len(steps), timestep, sample), self.tally, self.canvas)
+            call = self._call(step, steps, on_device[step], sample, feed, deep)
+            prediction = yield from ask(call, self.tally, self.canvas)
             guided = guide(prediction, self.canvas.sampling.guidance_scale, self.canvas.model.defaults.guidance_rescale)
             if self.preview and self.preview_every and (step + 1) % self.preview_every == 0 and step + 1 < steps.stop:
                 yield self.preview(step, predicted_original(self.sampler, guided, timestep, latents))
@@ -161,19 +90,35 @@ class Denoising:
             done.append(latents)
         return done
 
-    def _call(self, step: int, num_steps: int, timestep: Tensor, sample: Tensor) -> Call:
+    @cached_property
+    def _shallow(self) -> Active:
+        """The same positions; one object for all shallow steps, so that their plans are made once."""
+        return replace(self.active, shallow=True)
+
+    def _feed(self, num_steps: int) -> Feed | None:
+        if self.recording is None:
+            return None
+        model = self.canvas.model
+        like = torch.empty(0, dtype=model.dtype, device=model.device)
+        plans = plans_of((self.active,), model.device)
+        return Feed(self.recording, plans, model.format, like, num_steps, self.deep_every)
+
+    def _call(
+        self, step: int, steps: range, timestep: Tensor, sample: Tensor, feed: Feed | None, deep: Deep | None
+    ) -> Call:
         branches = num_branches(self.canvas.sampling)
-        control = self.control(step)
         return Call(
             sample=sample.to(self.canvas.model.dtype).expand(branches, -1, -1, -1),
             timestep=timestep.expand(branches),
             text=self.text,
-            active=self.active,
-            source=Source(self.recording, step) if self.recording else None,
+            active=self.active if (step - steps.start) % self.deep_every == 0 else self._shallow,
+            source=feed.step(step) if feed else None,
             target=Target(self.draft, step) if self.draft else None,
-            controls=(None,) * (branches - 1) + (control,) if control else (),
+            control=self.control(step),
+            keep_maps=self.keep_maps(step),
             format=self.canvas.model.format,
             stage=self.stage,
             step=step,
-            num_steps=num_steps,
+            num_steps=len(steps),
+            deep=deep,
         )

@@ -10,10 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from cache_store.store import MemoryStore
-from service.engine.canvas import Canvas, no_control
+from service.engine.call import Call
+from service.engine.canvas import Canvas, never
 from service.engine.codec import Pixels, decode
 from service.engine.core import Core, generation_id
-from service.engine.denoise import Active, Call, Denoising
+from service.engine.denoise import Denoising
 from service.engine.receipts import Tally
 from service.engine.sampling import first_latents, make_sampler
 from service.engine.text import read_branches
@@ -41,11 +42,11 @@ def draw(
         canvas=canvas,
         sampler=make_sampler(model, sampling.sampler, num_steps),
         text=text,
-        active=Active(canvas.everything()),
+        active=canvas.everything,
         stage=stage,
         tally=tally,
         draft=draft,
-        control=canvas.keep_maps(draft, words) if draft else no_control,
+        keep_maps=canvas.keep_maps(draft, words) if draft else never,
         preview=lambda step, original: whole_preview(step, decode(model, original).pixels),
         preview_every=preview_every,
     )

@@ -19,11 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 from cache_store.store import MemoryStore, Recording
+from service.engine.call import Call
 from service.engine.canvas import Canvas
 from service.engine.core import Core, edit_id, generation_id
-from service.engine.denoise import Call, Script
+from service.engine.denoise import Script
 from service.engine.drawing import draw
-from service.engine.masks import Mask, user_mask
+from service.engine.given_mask import user_mask
+from service.engine.masks import Mask
 from service.engine.prompts import unknown_words
 from service.engine.receipts import Tally
 from service.engine.revision import Revision

@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -63,13 +62,16 @@ class MacModel:
         return self.count(dense_plans(1, self.height, self.width, len(self.weights)))
 
     def count(self, plans: Sequence[Plan], *, recorded_inputs: bool = False) -> int:
-        """Multiplications of one call; `recorded_inputs`: what is attended is projected first."""
+        """Multiplications of one call; `recorded_inputs`: what is attended is projected first.
+
+        Of fewer plans than resolutions, the highest ones: what they receive from below is given, and costs nothing.
+        """
         return sum(self.breakdown(plans, recorded_inputs=recorded_inputs).values())
 
     def breakdown(self, plans: Sequence[Plan], *, recorded_inputs: bool = False) -> dict[tuple[int, Kind], int]:
         """The same by (resolution, kind); a resampling convolution counts where its output lies."""
         counts: Counter[tuple[int, Kind]] = Counter()
-        for level, (plan, of) in enumerate(zip(plans, self.weights, strict=True)):
+        for level, (plan, of) in enumerate(zip(plans, self.weights, strict=False)):
             projected = len(plan.rows) + (len(plan.attended) if recorded_inputs else 0)
             counts[level, "conv"] += len(plan.rows) * of["conv"]
             counts[level, "linear"] += len(plan.rows) * of["linear"] + projected * of["recordable"]
@@ -85,8 +87,8 @@ class MacModel:
 
 def _products(plan: Plan, num_tokens: int) -> int:
     """Pairs of a query and a key, of rows or of the text."""
-    images = zip(pairwise(plan.rows.offsets), pairwise(plan.key_offsets), strict=True)
-    return sum((end - begin) * (last - first + num_tokens) for (begin, end), (first, last) in images)
+    images = zip(plan.rows.counts(), plan.keys.counts(), strict=True)
+    return sum(num_rows * (num_keys + num_tokens) for num_rows, num_keys in images)
 
 
 def _level(path: str, num_levels: int) -> int:

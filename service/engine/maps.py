@@ -1,6 +1,6 @@
 """Cross-attention maps while a picture is drawn: recorded, mixed into an edit's, and what they say about words.
 
-Each is a control (`sparse_ops.context.Control`): the network shows it the maps of one image and uses its answer.
+`KeepMaps` watches one image, `MixMaps` controls one (`sparse_ops.context`).
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from service.engine.prompts import Mix
-from service.engine.recording import Source, Target
+from service.engine.reading import Source
+from service.engine.writing import Target
 
 
 class Words:
@@ -21,18 +23,17 @@ class Words:
         self.level = level
         self.size = size
         self._base = torch.zeros(num_tokens, *size) if base is None else base  # where nothing is computed
-        self._sum = torch.zeros(size[0] * size[1], num_tokens)
-        self._count = torch.zeros(size[0] * size[1], 1)
+        self._sums = torch.zeros(size[0] * size[1], num_tokens + 1)  # the last column counts; moves to where maps are
 
-    def add(self, maps: Tensor, positions: Tensor) -> None:  # [heads, N, T]
+    def add(self, maps: Tensor, positions: Tensor) -> None:  # [N, heads, T]
         """Takes the maps of one layer at some positions."""
-        self._sum[positions] += maps.mean(0).float().cpu()
-        self._count[positions] += 1
+        self._sums = self._sums.to(maps.device)
+        self._sums[positions] += F.pad(maps.float().mean(1), (0, 1), value=1)
 
     def mean(self) -> Tensor:  # [T, h, w]
         """The average; the base where no map was ever seen."""
-        seen = (self._count[:, 0] > 0).view(self.size)
-        return torch.where(seen, (self._sum / self._count.clamp(min=1)).T.reshape(-1, *self.size), self._base)
+        sums = self._sums.cpu().T.reshape(-1, *self.size)
+        return torch.where(sums[-1] > 0, sums[:-1] / sums[-1].clamp(min=1), self._base)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,54 +45,55 @@ class Moved:
     alpha: Tensor  # [T'], 0 where the parent has no such token
 
     def maps(self, key: str, level: int, num_rows: int, num_heads: int) -> Tensor | None:
-        """[heads, N, T'] of all positions; None where the parent kept none."""
+        """[N, heads, T'] of all positions; None where the parent kept none."""
         maps = recorded_maps(self.source, key, level, torch.arange(num_rows), num_heads)
         return None if maps is None else maps[..., self.mapper] * self.alpha.to(maps)
 
 
 class KeepMaps:
-    """A control that records the maps it is shown and returns them unchanged.
+    """Records the maps of one image that it is shown.
 
     A sparse pass shows computed rows only; the others are the parent's, moved.
     """
 
     def __init__(self, target: Target, words: Words, moved: Moved | None = None) -> None:
-        self._target = target
+        self.target = target
         self._words = words
         self._moved = moved
+        kept = target.draft.activations.layout if target.draft.activations else {}
+        planes = {int(name.removeprefix("maps.")): plane for name, plane in kept.items() if name.startswith("maps.")}
+        self._planes = {level: plane for level, plane in planes.items() if target.step < plane.num_steps}
+        self.levels = {*self._planes, words.level}
 
-    def __call__(self, key: str, level: int, maps: Tensor, positions: Tensor) -> Tensor:
-        """Records maps [heads, N, T] of the positions [N]."""
-        local = positions.long().cpu()
+    def __call__(self, key: str, level: int, maps: Tensor, positions: Tensor) -> None:
+        """Records maps [N, heads, T] of the positions [N]."""
         if level == self._words.level:
-            self._words.add(maps, local)
-        draft, step = self._target.draft, self._target.step
-        plane = draft.activations.layout.get(f"maps.{level}") if draft.activations else None
-        if plane and key in plane.columns and step < plane.num_steps:
-            everywhere = self._moved.maps(key, level, plane.num_rows, len(maps)) if self._moved else None
-            fresh = maps if everywhere is None else everywhere.to(maps).index_copy(1, local.to(maps.device), maps)
-            draft.write(step, f"maps.{level}", key, fresh.transpose(0, 1).flatten(1))
-        return maps
+            self._words.add(maps, positions)
+        plane = self._planes.get(level)
+        if plane is not None and key in plane.columns:
+            everywhere = self._moved.maps(key, level, plane.num_rows, maps.shape[1]) if self._moved else None
+            fresh = maps if everywhere is None else everywhere.to(maps).index_copy(0, positions.long(), maps)
+            self.target.keep(f"maps.{level}", key, fresh.flatten(1))
 
 
 class MixMaps:
-    """A control that mixes recorded maps into those it is shown (Prompt-to-Prompt)."""
+    """A control that brings recorded maps into an edit's (Prompt-to-Prompt)."""
 
     def __init__(self, source: Source, mix: Mix) -> None:
         self._source = source
         self._mix = mix
 
-    def __call__(self, key: str, level: int, maps: Tensor, positions: Tensor) -> Tensor:
-        """Maps [heads, N, T'] of the positions [N], mixed; unchanged where none were recorded."""
-        recorded = recorded_maps(self._source, key, level, positions.long().cpu(), len(maps))
-        return maps if recorded is None else self._mix(recorded.to(maps), maps)
+    def __call__(self, key: str, level: int, positions: Tensor, num_heads: int) -> tuple[Tensor, Tensor] | None:
+        """Maps [N, heads, T'] of the positions [N], and each token's share; None where none were recorded."""
+        recorded = recorded_maps(self._source, key, level, positions.long().cpu(), num_heads)
+        return None if recorded is None else (self._mix.moved(recorded.float()), self._mix.alpha)
 
 
 def recorded_maps(source: Source, key: str, level: int, positions: Tensor, num_heads: int) -> Tensor | None:
-    """Cross-attention maps [heads, N, T] of one layer; None where they were not kept."""
+    """Cross-attention maps [N, heads, T] of one layer; None where they were not kept."""
     activations = source.recording.activations
     plane = activations.layout.get(f"maps.{level}") if activations else None
     if plane is None or source.step >= plane.num_steps:
         return None
     rows = source.rows(f"maps.{level}", positions, key)
-    return rows.view(len(rows), num_heads, -1).transpose(0, 1)
+    return rows.view(len(rows), num_heads, -1)

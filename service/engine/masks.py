@@ -2,25 +2,26 @@
 
     probe_mask                                                     of two predictions of the picture; the default
     difference_image -> paper_mask                                 the paper's rule ("Target Area Capture"), exact
-    paper_mask -> hysteresis, joined with removed_region -> clean  `edit_mask`, the same improved
+    grown_mask, joined with removed_region -> clean                `edit_mask`, the same improved
 
 Latents and attention maps come in as torch tensors. A mask is a numpy array, bool [H, W] in latent positions, True =
 changes: at 96x96 all of this takes a millisecond on the CPU. Components are 8-connected, so holes are 4-connected.
+
+This is the reference, and what a CPU runs. Kernels do the same on a GPU, bit for bit (`sparse_ops/edit_mask.py`, called
+by `region.py`); what users give and what removed words drew lies on the host and is found here everywhere.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
-
-from service.errors import InputError
-from service.jobs import MaskMode
 
 Mask = NDArray[np.bool_]  # [H, W], True = changes
 Bytes = NDArray[np.uint8]  # [H, W]
@@ -41,6 +42,10 @@ class MaskRule:
     least_ratio: float = 0.004  # of all positions: smaller components are dropped (37 at 96x96, 5 at 32x32)
     dilation: int = 1  # latent positions added around the result
 
+    def least(self, num_positions: int) -> int:
+        """The fewest positions that a component of a mask has."""
+        return math.ceil(self.least_ratio * num_positions)
+
 
 def num_detection_steps(num_inference_steps: int) -> int:
     """How many steps the difference is taken over: the paper's 10 of 50, scaled; at least 1, at most all."""
@@ -55,34 +60,44 @@ def probe_mask(
     rule: MaskRule | None = None,
     *,
     cleaned: bool = True,
+    least_difference: float = 0.0,  # of a single value: below it nothing differs
 ) -> Mask:
     """Where the new words would change this picture, bool [H, W]. Our own rule.
 
     Predicted pictures are of one scale at every step, so differences are compared as they are: a position changes where
     they amount, over all steps, to a part of the largest one. Where the words change a sky from day to night, the land
-    under it is a weaker difference, but no weak one; where they add a house, all else is hardly any.
+    under it is a weaker difference, but no weak one; where they add a house, all else is hardly any. Sums are float32,
+    step by step and channel by channel: the same bits on every device.
     """
     if new.shape != old.shape or new.dim() != 4:
         raise ValueError(f"new and old must both be [S, C, H, W], are {tuple(new.shape)} and {tuple(old.shape)}")
     rule = rule or MaskRule()
-    difference = (new.float() - old.float()).abs().sum((0, 1)).cpu().numpy()
+    differences = (new.float() - old.float()).abs()
+    if float(differences.max()) < least_difference:
+        return np.zeros(new.shape[2:], bool)
+    difference = reduce(torch.add, differences.flatten(0, 1)).cpu().numpy()
     mask: Mask = difference > rule.probe_ratio * difference.max()
-    return clean(mask, math.ceil(rule.least_ratio * mask.size), rule.dilation) if cleaned else mask
+    return clean(mask, rule.least(mask.size), rule.dilation) if cleaned else mask
 
 
 def difference_image(
     new: Tensor,  # [S, C, H, W] latents after each of the first S steps, under the edited prompt
     recorded: Tensor,  # [S, C, H, W] the same of the source
+    least_difference: float = 0.0,  # of a single value: below it nothing differs
 ) -> Bytes:
     """How strongly each position differs over the first steps, uint8 [H, W]; exact (the released code's rule).
 
-    Every step is scaled to 0..1 before the sum, so that late steps, where more differs, do not outvote early ones.
+    Every step is scaled to 0..1 before the sum, so that late steps, where more differs, do not outvote early ones. Sums
+    are float32, channel by channel and step by step: the same bits on every device.
     """
     if new.shape != recorded.shape or new.dim() != 4:
         raise ValueError(
             f"new and recorded must both be [S, C, H, W], are {tuple(new.shape)} and {tuple(recorded.shape)}"
         )
-    per_step = (new.float() - recorded.float()).abs().sum(1).cpu().numpy()  # [S, H, W]
+    differences = (new.float() - recorded.float()).abs()
+    if float(differences.max()) < least_difference:
+        return np.zeros(new.shape[2:], np.uint8)
+    per_step = reduce(torch.add, differences.unbind(1)).cpu().numpy()  # [S, H, W]
     return _to_bytes(np.sum([_minmax(step) for step in per_step], axis=0))
 
 
@@ -121,6 +136,15 @@ def otsu(image: Bytes) -> int:
     return threshold
 
 
+def grown_mask(
+    difference: Bytes,  # [H, W] from `difference_image`
+    weak_ratio: float = MaskRule.weak_ratio,
+) -> Mask:
+    """The paper's mask, not moved by a position, grown into weaker differences that touch it. Our own rule."""
+    threshold = otsu(difference)
+    return hysteresis(_opened(difference > threshold), _opened(difference > weak_ratio * threshold))
+
+
 def hysteresis(strong: Mask, weak: Mask) -> Mask:
     """All of `strong`, and of `weak` the components that touch it."""
     labels, _ = ndimage.label(strong | weak, NEIGHBOURS)
@@ -133,7 +157,7 @@ def clean(mask: Mask, least: int | None = None, dilation: int = 1) -> Mask:
     The largest component always stays: an edit that was asked for is never cleaned away. `least` is by default
     `MaskRule.least_ratio` of all positions.
     """
-    least = math.ceil(MaskRule.least_ratio * mask.size) if least is None else least
+    least = MaskRule().least(mask.size) if least is None else least
     labels, num_components = ndimage.label(mask, NEIGHBOURS)
     if not num_components:
         return np.zeros_like(mask)
@@ -178,40 +202,13 @@ def edit_mask(
     rule: MaskRule | None = None,
 ) -> Mask:
     """The detected edit mask, bool [H, W]: the paper's, grown into weaker differences that touch it, joined with the
-    region of removed words, cleaned. Our own rule; `paper_mask` is the paper's.
+    region of removed words, cleaned. Empty where nothing differs. Our own rule; `paper_mask` is the paper's.
     """
     rule = rule or MaskRule()
-    threshold = otsu(difference)
-    mask = hysteresis(_opened(difference > threshold), _opened(difference > rule.weak_ratio * threshold))
-    if maps is not None:
+    mask = grown_mask(difference, rule.weak_ratio)
+    if maps is not None and difference.any():
         mask |= removed_region(maps, removed, difference.shape, rule.word_ratio, rule.removed_weak_ratio)
-    return clean(mask, math.ceil(rule.least_ratio * mask.size), rule.dilation)
-
-
-def user_mask(
-    image: Image.Image,  # of the picture's size or of the latents'; white = changes, transparent = black
-    size: tuple[int, int],  # (H, W) of the latents
-    scale: int = 8,  # pixels of the picture per latent position
-) -> Mask:
-    """A user's mask in latent positions, bool [H, W]: active where any of its pixels is at least half white."""
-    height, width = size
-    if image.size == (width, height):
-        scale = 1
-    elif image.size != (width * scale, height * scale):
-        picture, latents = f"{width * scale}x{height * scale}", f"{width}x{height}"
-        came = f"{image.width}x{image.height}"
-        raise InputError("edit_mask", f"must be {picture} pixels (the picture) or {latents} (its latents), is {came}")
-    return np.asarray(_white(image).reshape(height, scale, width, scale).any(axis=(1, 3)))
-
-
-def combine(detected: Mask | None, given: Mask | None, mode: MaskMode) -> Mask:
-    """The mask of an edit from the detected and the user's one; what `mode` does not need may be None."""
-    if given is None and mode != "detect":
-        raise InputError("edit_mask", f"is needed for mask_mode {mode!r}")
-    if detected is None and mode != "given":
-        raise ValueError(f"detected must be a mask for mode {mode!r}, is None")
-    masks = {"detect": [detected], "given": [given], "union": [detected, given]}[mode]
-    return np.asarray(np.stack([mask for mask in masks if mask is not None]).any(0))
+    return clean(mask, rule.least(mask.size), rule.dilation)
 
 
 def widen(
@@ -223,11 +220,6 @@ def widen(
         raise ValueError(f"by must be 0 or more latent positions, is {by}")
     size = (1,) * (mask.ndim - 2) + (2 * by + 1, 2 * by + 1)
     return np.asarray(ndimage.maximum_filter(mask, size, mode="constant", cval=0), bool)
-
-
-def to_png_array(mask: Mask, scale: int = 8) -> Bytes:
-    """The mask as grey pixels, uint8 [H * scale, W * scale], 255 = changes."""
-    return np.kron(mask, np.full((scale, scale), 255, np.uint8)).astype(np.uint8)
 
 
 def _minmax(image: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -246,11 +238,3 @@ def _opened(binary: Mask) -> Mask:
     square = np.ones((2, 2), bool)
     opened: Mask = ndimage.binary_dilation(ndimage.binary_erosion(binary, square, border_value=1), square)
     return opened
-
-
-def _white(image: Image.Image) -> Mask:
-    """Which pixels are at least half white and not fully transparent, bool [height, width]."""
-    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow would clip them to 8 instead of scaling
-        return np.asarray(np.asarray(image) >= 1 << 15)
-    luminance, alpha = image.convert("LA").split()
-    return np.asarray((np.asarray(luminance) >= 128) & (np.asarray(alpha) > 0))

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from cache_store.store import Recording
+from service.engine.call import Call
 from service.engine.canvas import Canvas
-from service.engine.denoise import Active, Call, ask
+from service.engine.denoise import ask
 from service.engine.read_text import ReadText
+from service.engine.reading import Source
 from service.engine.receipts import Tally
-from service.engine.recording import Source
 from service.engine.sampling import constant_channels, guide, make_sampler, num_branches, predicted_original
 from service.jobs import Event, Sampling
 
@@ -93,10 +94,9 @@ class Probe:
             sample=sample.to(model.dtype).expand(branches, -1, -1, -1),
             timestep=timestep.expand(branches),
             text=text,
-            active=Active(self.canvas.everything()),
+            active=self.canvas.everything,
             source=None,
             target=None,
-            controls=(),
             format=model.format,
             stage="detect",
             step=number,

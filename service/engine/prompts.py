@@ -1,7 +1,7 @@
 """Prompts: which words an edit keeps, and how the source's cross-attention is carried over to them.
 
     align -> Alignment                     which tokens of the edited prompt are which tokens of the source prompt
-    mixing -> mix(recorded, fresh)         recorded cross-attention maps brought into an edit's (Prompt-to-Prompt)
+    mixing -> Mix                          recorded cross-attention maps brought into an edit's (Prompt-to-Prompt)
     changed_words, unknown_words           the same for people, on text
 
 Everything works on token ids, not on a tokenizer. Begin, end and padding tokens are *special*: they are never aligned,
@@ -9,15 +9,13 @@ because recorded maps of padding, injected, make the edit mask grow several time
 """
 
 import re
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 Words = Sequence[int | None]  # for each token, the number of its word; None for special tokens (`word_ids()`)
-Mix = Callable[[Tensor, Tensor], Tensor]  # (recorded [heads, N, T], fresh [heads, N, T']) -> [heads, N, T']
 
 WORD = re.compile(r"\w+(?:['\u2019]\w+)*")  # an apostrophe, straight or curved, is inside its word
 
@@ -72,21 +70,35 @@ def align(
     )
 
 
-def refine(
-    recorded: Tensor,  # [heads, N, T]
-    fresh: Tensor,  # [heads, N, T']
-    alignment: Alignment,
-) -> Tensor:
-    """Prompt-to-Prompt, "refine": A' = alpha * A_old[mapper] + (1 - alpha) * A_new, [heads, N, T']."""
-    alpha = alignment.alpha.to(fresh)
-    return alpha * recorded[..., alignment.mapper.to(recorded.device)] + (1 - alpha) * fresh
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """How recorded cross-attention enters an edit's: A' = alpha * (A_old @ mapper) + (1 - alpha) * A_new."""
+
+    mapper: Tensor  # float32 [T, T']
+    alpha: Tensor  # float32 [T'], 1 where an edited token takes the recorded map, 0 where it looks for itself
+
+    def moved(self, recorded: Tensor) -> Tensor:  # [..., T] -> [..., T']
+        """Recorded maps as those of the edited prompt's tokens."""
+        return recorded @ self.mapper.to(recorded)
+
+    def __call__(self, recorded: Tensor, fresh: Tensor) -> Tensor:  # [..., T], [..., T'] -> [..., T']
+        """The formula."""
+        alpha = self.alpha.to(fresh)
+        return alpha * self.moved(recorded) + (1 - alpha) * fresh
 
 
-def replacement(source_words: Words, edited_words: Words) -> Tensor:
-    """The mapper of "replace", float32 [T, T']: word k of the edited prompt takes the attention of the source's word k.
+def refinement(alignment: Alignment, num_tokens: int) -> Mix:
+    """Prompt-to-Prompt, "refine": a kept token takes the map it had; `num_tokens` are the source's, T."""
+    mapper = torch.zeros(num_tokens, len(alignment.alpha))
+    mapper[alignment.mapper, torch.arange(len(alignment.alpha))] = alignment.alpha
+    return Mix(mapper, alignment.alpha)
+
+
+def replacement(source_words: Words, edited_words: Words) -> Mix:
+    """Prompt-to-Prompt, "replace": word k of the edited prompt takes the attention of the source's word k.
 
     Words of equally many tokens pass it on token by token; otherwise every new token gets an equal share of the old
-    ones' sum. Columns of special tokens are zero.
+    ones' sum. Special tokens look for themselves.
     """
     source, edited = _groups(source_words), _groups(edited_words)
     if len(source) != len(edited):
@@ -97,16 +109,7 @@ def replacement(source_words: Words, edited_words: Words) -> Tensor:
             mapper[old, new] = 1.0
         else:
             mapper[torch.tensor(old)[:, None], new] = 1 / len(new)
-    return mapper
-
-
-def replace(
-    recorded: Tensor,  # [heads, N, T]
-    fresh: Tensor,  # [heads, N, T']
-    mapper: Tensor,  # [T, T']
-) -> Tensor:
-    """Prompt-to-Prompt, "replace": A' = A_old @ mapper, [heads, N, T']; `fresh` where the mapper's column is zero."""
-    return torch.where(mapper.any(0).to(fresh.device), recorded @ mapper.to(recorded), fresh)
+    return Mix(mapper, mapper.any(0).float())
 
 
 def mixing(
@@ -116,7 +119,7 @@ def mixing(
     special: Collection[int],
     words: tuple[Words, Words] | None = None,
 ) -> Mix:
-    """How recorded cross-attention maps enter an edit: a function of (recorded, fresh). Arguments as for `align`.
+    """How recorded cross-attention maps enter an edit. Arguments as for `align`.
 
     "Replace" where words were only exchanged one for one and most tokens stayed: a new word is drawn where the old one
     was. "Refine" otherwise: new words draw where they want.
@@ -126,8 +129,8 @@ def mixing(
     source = _real_words(source_ids, special, source_words)
     edited = _real_words(edited_ids, special, edited_words)
     if _only_exchanged(source, edited, alignment) and len(alignment.kept) >= len(alignment.removed):
-        return partial(replace, mapper=replacement(source, edited))
-    return partial(refine, alignment=alignment)
+        return replacement(source, edited)
+    return refinement(alignment, len(source_ids))
 
 
 def changed_words(source_prompt: str, edited_prompt: str) -> tuple[list[str], list[str]]:

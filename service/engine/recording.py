@@ -1,4 +1,4 @@
-"""What a generation keeps of itself, step by step, and how an edit reads it.
+"""What a generation keeps of itself, step by step.
 
     plane            a row is                      columns
     rows.L           a position of resolution L    block outputs and conv1 outputs, before norm and SiLU
@@ -14,10 +14,9 @@ written down anywhere: the network runs once on the meta device and a writer not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise
 from math import ceil
 from typing import Literal
 
@@ -25,14 +24,12 @@ import torch
 from torch import Tensor
 
 from cache_store.layout import Layout, Plane
-from cache_store.store import Draft, Recording
 from service.engine.unet import UNet
 from sparse_ops.context import Context
-from sparse_ops.plan import Plan, Positions, dense_plans
-from sparse_ops.quantise import BLOCK, Kind, dequantise, quantise
+from sparse_ops.plan import Positions, dense_plans
+from sparse_ops.quantise import BLOCK, Kind
 
 Storage = Literal["float32", "float16", "int8", "fp8"]
-VALUES: dict[Kind, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 MAX_MAP_POSITIONS = 48 * 48  # cross-attention maps of higher resolutions are many bytes and say no more
 SCALES = "scales:"  # what the plane of a quantised plane's scales is called by
@@ -71,8 +68,8 @@ def columns_of(unet: UNet, height: int, width: int, num_tokens: int, keep_inputs
     """All columns of one step for latents of this size: the network's own word, from a run on the meta device."""
     cfg = unet.cfg
     plans = [plan.to("meta") for plan in dense_plans(1, height, width, len(cfg.channels))]
-    scribe = _Scribe()
-    context = Context(plans, writer=scribe, controls=(scribe,), keep_inputs=keep_inputs)
+    scribe = _Scribe(len(plans))
+    context = Context(plans, writer=scribe, watch=scribe, keep_inputs=keep_inputs)
     with torch.device("meta"), torch.no_grad():
         added = None
         if cfg.added_channels and cfg.added_time_channels:
@@ -84,9 +81,10 @@ def columns_of(unet: UNet, height: int, width: int, num_tokens: int, keep_inputs
 
 
 class _Scribe:
-    """A writer, and a control, that only note what they are given."""
+    """A writer, and a watch, that only note what they are given."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_levels: int) -> None:
+        self.levels = tuple(range(num_levels))
         self.columns: dict[str, Column] = {}
 
     def rows(self, key: str, level: int, values: Tensor, positions: Positions) -> None:
@@ -97,9 +95,8 @@ class _Scribe:
     def statistics(self, key: str, values: Tensor) -> None:
         self.columns[key] = Column("statistics", key, values[0].numel(), 1)
 
-    def __call__(self, key: str, level: int, maps: Tensor, positions: Tensor) -> Tensor:
-        self.columns[key] = Column(f"maps.{level}", key, maps.shape[0] * maps.shape[2], len(positions))
-        return maps
+    def __call__(self, key: str, level: int, maps: Tensor) -> None:
+        self.columns[key] = Column(f"maps.{level}", key, maps[0].numel(), len(maps))
 
 
 def layout_of(columns: Sequence[Column], form: Format, num_steps: int, num_map_steps: int, num_branches: int) -> Layout:
@@ -108,7 +105,7 @@ def layout_of(columns: Sequence[Column], form: Format, num_steps: int, num_map_s
     for name in dict.fromkeys(column.plane for column in columns):
         own = [column for column in columns if column.plane == name]
         is_map = name.startswith("maps")
-        if is_map and own[0].num_rows > MAX_MAP_POSITIONS:
+        if is_map and (own[0].num_rows > MAX_MAP_POSITIONS or not num_map_steps):
             continue
         widths = {column.key: column.width for column in own}
         if form.kind and name.startswith(("rows", "attention")):
@@ -146,142 +143,7 @@ def kept_positions(layout: Layout, active: Sequence[Tensor]) -> dict[str, Tensor
     return kept
 
 
-@dataclass(eq=False)
-class Source:
-    """One step of an open recording, as a reader wants it; counts what is read of it."""
-
-    recording: Recording
-    step: int
-    num_bytes: int = 0
-
-    def rows(self, plane: str, positions: Tensor, key: str | None = None) -> Tensor:
-        """Recorded rows [N, width]; see `Recording.rows`."""
-        rows = self.recording.rows(self.step, plane, positions, key)
-        self.num_bytes += rows.numel() * rows.element_size()
-        return rows
-
-    def floats(self, plane: str, positions: Tensor, key: str | None, kind: Kind | None, dtype: torch.dtype) -> Tensor:
-        """The same as numbers: quantised rows are scaled back."""
-        rows = self.rows(plane, positions, key)
-        layout = self.recording.activations.layout if self.recording.activations else {}
-        if kind is None or SCALES + plane not in layout:
-            return rows.to(dtype)
-        scales = self.rows(SCALES + plane, positions, key)
-        values = rows.view(VALUES[kind])
-        widths = [layout[plane].width_of(one) for one in ([key] if key else layout[plane].columns)]
-        if not any(width % BLOCK for width in widths[:-1]):  # blocks of the row are blocks of its tensors
-            return dequantise(values, scales, dtype)
-        of_values = torch.split(values, widths, 1)
-        of_scales = torch.split(scales, [ceil(width / BLOCK) for width in widths], 1)
-        parts = zip(of_values, of_scales, strict=True)
-        return torch.cat([dequantise(part, its_scales, dtype) for part, its_scales in parts], 1)
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """One step of a draft, as a writer wants it."""
-
-    draft: Draft
-    step: int
-
-    def keep(self, plane: str, key: str, rows: Tensor, kind: Kind | None) -> None:
-        """One tensor's rows, quantised where the plane has scales."""
-        layout = self.draft.activations.layout if self.draft.activations else {}
-        if kind is None or SCALES + plane not in layout:
-            self.draft.write(self.step, plane, key, rows)
-            return
-        values, scales = quantise(rows, kind)
-        self.draft.write(self.step, plane, key, values.view(torch.uint8))
-        self.draft.write(self.step, SCALES + plane, key, scales)
-
-
-class BatchReader:
-    """Reads each image of a batch from its own step of its own recording.
-
-    Halo rows and attention rows of a resolution are gathered once for all their columns; the network then gets views.
-    """
-
-    def __init__(
-        self,
-        plans: Sequence[Plan],
-        sources: Sequence[Source | None],
-        num_images: Sequence[int],
-        like: Tensor,  # its dtype and device are the network's
-        kind: Kind | None = None,  # how recordings are quantised
-    ) -> None:
-        self._sources = sources
-        self._spans = list(pairwise(accumulate(num_images, initial=0)))
-        self._like = like
-        self._kind = kind
-        self._whole = {id(positions) for plan in plans for positions in (plan.halo, plan.attended, plan.rest)}
-        self._planes = _planes([source.recording for source in sources if source])
-        self._gathered: dict[tuple[str, int], Tensor] = {}
-
-    def rows(self, key: str, positions: Positions) -> Tensor:
-        """Recorded rows [M, C] of one tensor."""
-        plane, columns = self._planes[key]
-        if id(positions) not in self._whole:
-            return self._gather(plane, positions, key)
-        if (plane, id(positions)) not in self._gathered:
-            self._gathered[plane, id(positions)] = self._gather(plane, positions, None)
-        return self._gathered[plane, id(positions)][:, columns]
-
-    def statistics(self, key: str, image: int) -> Tensor:
-        """Recorded mean and variance [2, G] of one norm of one image."""
-        call = next(number for number, (begin, end) in enumerate(self._spans) if begin <= image < end)
-        if ("statistics", call) not in self._gathered:
-            begin, end = self._spans[call]
-            rows = self._read(call, "statistics", torch.arange(end - begin), None)
-            self._gathered["statistics", call] = rows.to(self._like.device)
-        rows = self._gathered["statistics", call][image - self._spans[call][0], self._planes[key][1]]
-        return rows.view(2, -1)
-
-    def _gather(self, plane: str, positions: Positions, key: str | None) -> Tensor:
-        parts = []
-        for call, (begin, end) in enumerate(self._spans):
-            first, last = positions.offsets[begin], positions.offsets[end]
-            if first < last:
-                local = positions.index[first:last].cpu().long() - begin * positions.per_image
-                parts.append(self._read(call, plane, local, key))
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self._like)
-
-    def _read(self, call: int, plane: str, positions: Tensor, key: str | None) -> Tensor:
-        source = self._sources[call]
-        if source is None:
-            raise ValueError(f"call {call} of the batch is sparse, but has no recording to read from")
-        dtype = torch.float32 if plane == "statistics" else self._like.dtype
-        return source.floats(plane, positions, key, self._kind, dtype)
-
-
-class BatchWriter:
-    """Keeps what each image of a batch computes in its own step of its own draft."""
-
-    def __init__(self, targets: Sequence[Target | None], num_images: Sequence[int], kind: Kind | None = None) -> None:
-        self._kind = kind
-        spans = pairwise(accumulate(num_images, initial=0))
-        self._targets = [
-            (target, span) for target, span in zip(targets, spans, strict=True) if target and target.draft.activations
-        ]
-        self._planes = {id(target): _planes_of(target.draft.activations.layout) for target, _ in self._targets}  # type: ignore[union-attr]  # they have some
-
-    def rows(self, key: str, level: int, values: Tensor, positions: Positions) -> None:  # noqa: ARG002  # the key tells the level
-        """Keeps fresh rows [N, C]."""
-        for target, (begin, end) in self._targets:
-            part = values[positions.offsets[begin] : positions.offsets[end]]
-            target.keep(self._planes[id(target)][key][0], key, part, self._kind)
-
-    def statistics(self, key: str, values: Tensor) -> None:
-        """Keeps mean and variance [B, 2, G]."""
-        for target, (begin, end) in self._targets:
-            target.draft.write(target.step, "statistics", key, values[begin:end].flatten(1))
-
-
-def _planes(recordings: Sequence[Recording]) -> Mapping[str, tuple[str, slice]]:
-    """Where each key lies; all recordings of a batch are of one model and format."""
-    activations = next((recording.activations for recording in recordings if recording.activations), None)
-    return _planes_of(activations.layout) if activations else {}
-
-
-def _planes_of(layout: Layout) -> dict[str, tuple[str, slice]]:
+def planes_of(layout: Layout) -> dict[str, tuple[str, slice]]:
+    """Where each key lies: its plane, and its columns there."""
     own = {name: plane for name, plane in layout.items() if not name.startswith(SCALES)}
     return {key: (name, columns) for name, plane in own.items() for key, columns in plane.columns.items()}

@@ -1,17 +1,21 @@
-"""Which latent positions an edit changes, and which it computes for that."""
+"""Which latent positions an edit changes, and which it computes for that.
+
+On a GPU the mask is found where the latents are (`sparse_ops/edit_mask.py`), and is all that comes to the host of them:
+bool [H, W], which the host needs to draw and to choose what is computed.
+"""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from service.engine import masks
-from service.engine.masks import Mask
+from service.engine.masks import Mask, MaskRule
 from service.engine.prompts import Alignment
 from service.engine.receipts import Tally
 from service.engine.weights import Model
 from service.jobs import EditRules
+from sparse_ops import edit_mask as device_masks
 from sparse_ops.blocks import BlockCost, choose_blocks
 from sparse_ops.plan import active_positions
 
@@ -33,13 +37,17 @@ def detected_mask(
     dtype: torch.dtype,  # that the network computes in
 ) -> Mask:
     """Where the first steps of two prompts differ: the paper's rule, cleaned by ours unless the rules say not to."""
-    fresh, old = new[1:], recorded[1:]
-    if float((fresh - old).abs().max()) < LEAST_DIFFERENCE[dtype]:
-        return np.zeros(new.shape[2:], bool)
-    difference = masks.difference_image(fresh, old)
-    if not rules.clean:
-        return masks.paper_mask(difference)
-    return masks.edit_mask(difference, words, alignment.removed, masks.MaskRule(dilation=rules.dilation))
+    fresh, old, least = new[1:], recorded[1:], LEAST_DIFFERENCE[dtype]
+    rule = MaskRule(dilation=rules.dilation)
+    if device_masks.serves(fresh):
+        there = device_masks.difference_image(fresh[None], old[None], least)
+        if not rules.clean:
+            return _on_host(device_masks.paper_mask(there))
+        drawn = masks.removed_region(words, alignment.removed, (fresh.shape[2], fresh.shape[3]))
+        removed = torch.from_numpy(drawn).to(there.device, non_blocking=True) & (there > 0).any()
+        return _cleaned(device_masks.grown_mask(there, rule.weak_ratio) | removed, rule)
+    difference = masks.difference_image(fresh, old, least)
+    return masks.edit_mask(difference, words, alignment.removed, rule) if rules.clean else masks.paper_mask(difference)
 
 
 def probed_mask(
@@ -49,9 +57,11 @@ def probed_mask(
     dtype: torch.dtype,  # that the network computes in
 ) -> Mask:
     """Where the words change what recorded latents are predicted to become."""
-    if float((new - old).abs().max()) < LEAST_DIFFERENCE[dtype]:
-        return np.zeros(new.shape[2:], bool)
-    return masks.probe_mask(new, old, masks.MaskRule(dilation=rules.dilation), cleaned=rules.clean)
+    rule, least = MaskRule(dilation=rules.dilation), LEAST_DIFFERENCE[dtype]
+    if device_masks.serves(new):
+        mask = device_masks.probe_mask(new[None], old[None], rule.probe_ratio, least)
+        return _cleaned(mask, rule) if rules.clean else _on_host(mask)
+    return masks.probe_mask(new, old, rule, cleaned=rules.clean, least_difference=least)
 
 
 def choose_active(
@@ -80,3 +90,12 @@ def _blocks(model: Model, wide: Tensor, num_dense_levels: int) -> tuple[int | No
     costs = [BlockCost(channels, macs, num_bytes) for channels in model.unet.cfg.channels]
     num_sparse = model.num_levels - num_dense_levels
     return choose_blocks(wide, costs)[:num_sparse] + (None,) * (model.num_levels - num_sparse)
+
+
+def _cleaned(mask: Tensor, rule: MaskRule) -> Mask:  # bool [1, H, W] on a device
+    return _on_host(device_masks.clean(mask, rule.least(mask.numel()), rule.dilation))
+
+
+def _on_host(mask: Tensor) -> Mask:  # bool [1, H, W] on a device
+    """The one copy, and the one wait, of a detection on a device."""
+    return mask[0].cpu().numpy()

@@ -15,17 +15,19 @@ from torch import Tensor
 
 from cache_store.store import Draft, MemoryStore, Recording
 from service.engine import masks
-from service.engine.canvas import Canvas, no_control
+from service.engine.call import Active, Call
+from service.engine.canvas import Canvas, never
 from service.engine.codec import Picture, bounding_box, decode, decode_edit
 from service.engine.core import Core
-from service.engine.denoise import Active, Background, Call, Denoising
+from service.engine.denoise import Background, Denoising
+from service.engine.given_mask import combine
 from service.engine.maps import MixMaps, Moved
 from service.engine.masks import Mask
 from service.engine.probe import Probe
 from service.engine.prompts import Alignment, Mix
 from service.engine.read_text import ReadText
+from service.engine.reading import Source
 from service.engine.receipts import Tally
-from service.engine.recording import Source
 from service.engine.region import choose_active, detected_mask, probed_mask
 from service.engine.sampling import make_sampler, num_branches
 from service.engine.text import align_prompts, read_branches
@@ -84,12 +86,12 @@ class Revision:
         same = self.alignment.unchanged and self.sampling == self.source.sampling
         if same or self.job.mask_mode == "given":
             nothing = np.zeros(self.source.latents.shape[2:], bool)
-            return masks.combine(nothing, self.given, self.job.mask_mode), None
+            return combine(nothing, self.given, self.job.mask_mode), None
         if self.job.rules.detection == "probe":
             detected, begun = (yield from self._probe()), None
         else:
             detected, begun = yield from self._compare_first_steps()
-        return masks.combine(detected, self.given, self.job.mask_mode), begun
+        return combine(detected, self.given, self.job.mask_mode), begun
 
     def redraw(
         self, store: MemoryStore, image_id: str, edit_mask: Mask, begun: Beginning | None
@@ -116,9 +118,10 @@ class Revision:
             recording=parent,
             draft=draft,
             background=self._background(edit_mask) if keeps_background else None,
-            control=canvas.keep_maps(draft, words, self._moved if parent else None) if draft else no_control,
+            keep_maps=canvas.keep_maps(draft, words, self._moved if parent else None) if draft else never,
             preview=lambda step, original: self._preview(step, original, edit_mask),
             preview_every=self.job.preview_every,
+            deep_every=self.job.rules.deep_every,
         )
         with draft or nullcontext():
             latents = [*before, *(yield from loop.run(before[-1], range(len(before) - 1, num_steps)))]
@@ -163,9 +166,9 @@ class Revision:
         recorded = self.source.beginning
         if recorded is None:
             text = read_branches(self.model, self.source.prompt, self.source.sampling)
-            recorded = (yield from self._begin(text, self.source.sampling, no_control)).latents
+            recorded = (yield from self._begin(text, self.source.sampling, never)).latents
         fresh = yield from self._begin(self.text, self.sampling, self._control())
-        seen = (fresh.latents.cpu(), recorded.cpu(), self.source.words)
+        seen = (fresh.latents, recorded.to(fresh.latents.device), self.source.words)
         return detected_mask(*seen, self.alignment, self.job.rules, self.model.dtype), fresh
 
     def _begin(
@@ -174,7 +177,7 @@ class Revision:
         """The first k steps of a prompt from the source's noise."""
         canvas = Canvas.of(self.model, sampling)
         sampler, num_steps = self._sampler(sampling), canvas.num_map_steps
-        loop = Denoising(canvas, sampler, text, Active(canvas.everything()), "detect", self.tally, control=control)
+        loop = Denoising(canvas, sampler, text, canvas.everything, "detect", self.tally, control=control)
         latents = yield from loop.run(self._first, range(num_steps))
         return Beginning(sampler, torch.cat([self._first, *latents]))
 
@@ -182,10 +185,10 @@ class Revision:
         """Kept words look where they looked in the source, in the first part of the detection."""
         ratio = self.job.rules.control_ratio
         if not ratio:
-            return no_control
+            return never
         if not self.is_readable:
             self.tally.fall_back("detect", "no attention of the source is recorded: its words are not held in place")
-            return no_control
+            return never
         num_steps = ceil(ratio * masks.num_detection_steps(self.sampling.num_inference_steps))
         return lambda step: MixMaps(Source(self.recording, step), self.mix) if step < num_steps else None
 
@@ -210,10 +213,16 @@ class Revision:
         *,
         complete: bool,
     ) -> Draft | None:
-        """A recording of all steps; where the first ones were a detection's, of the core alone."""
+        """A recording of all steps; of the core alone where the first were a detection's, or some are shallow."""
         if self.job.cache != "read_write":
             return None
-        return canvas.draft(store, image_id, parent, active) if complete else store.create(image_id, {})
+        if self.job.rules.deep_every > 1:
+            self.tally.fall_back("record", "shallow steps leave nothing to read: edits of this picture will be dense")
+            complete = False
+        if not complete:
+            return store.create(image_id, {})
+        by_steps = self.job.rules.detection == "steps"  # who detects so will, of this picture, want its maps
+        return canvas.draft(store, image_id, parent, active, with_maps=by_steps)
 
     def _moved(self, step: int) -> Moved:
         return Moved(Source(self.recording, step), self.alignment.mapper, self.alignment.alpha)

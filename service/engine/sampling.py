@@ -108,7 +108,7 @@ def make_sampler(model: Model, name: Sampler, num_inference_steps: int) -> Any:
         sampler = DPMSolverMultistepScheduler.from_config(
             model.sampler_config, algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint"
         )
-    sampler.set_timesteps(num_inference_steps, device=model.device)
+    sampler.set_timesteps(num_inference_steps)  # on the host, as its coefficients: a step then waits for no device
     return sampler
 
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from service.engine.prompts import Alignment, Mix, align, mixing
@@ -84,12 +86,17 @@ def read_branches(model: Model, prompt: str, sampling: Sampling) -> ReadText:
 
 
 def similarity(model: Model, source: str, edited: str) -> float:
-    """Cosine of two prompts' embeddings: XL's pooled text, else the hidden state of the end token."""
-    ids = [Tokens.of(model, prompt).ids for prompt in (source, edited)]
-    text = encode(model, (source, edited), 0, 0)
-    ends = [row.index(model.tokenizers[0].eos_token_id) for row in ids]
-    vectors = text.embeds[[0, 1], ends] if text.pooled is None else text.pooled
-    return float(torch.cosine_similarity(vectors[0].float(), vectors[1].float(), dim=0))
+    """Cosine of two prompts' embeddings."""
+    old, new = (torch.from_numpy(embedding(model, prompt)) for prompt in (source, edited))
+    return float(torch.cosine_similarity(old, new, dim=0))
+
+
+def embedding(model: Model, prompt: str) -> NDArray[np.float32]:  # [D]
+    """What a prompt means, as the model has it: XL's pooled text, else the hidden state of the end token."""
+    text = encode(model, (prompt,), 0, 0)
+    end = Tokens.of(model, prompt).ids.index(model.tokenizers[0].eos_token_id)
+    vector = text.embeds[0, end] if text.pooled is None else text.pooled[0]
+    return vector.float().cpu().numpy()
 
 
 def _tokenize(tokenizer: Any, prompts: str | list[str]) -> Any:

@@ -62,17 +62,23 @@ class Conv3x3(nn.Conv2d):
         inputs: Sequence[Activation],
         norm: GroupNorm,
         ctx: Context,
+        *,
+        embedding: Tensor | None = None,  # [B, O], added to each image's outputs
+        residual: Tensor | None = None,  # [N, O], added
     ) -> Tensor:  # [N, O]
         """The stride-1 convolution; the resampling ones belong to their modules below."""
         level = inputs[0].level
         plan = ctx.plans[level]
-        affine = ctx.affine(norm.path, norm, rows, level)
+        normed = ctx.norm(norm.path, norm, rows, level)
         if plan.same is None:
-            activated = F.silu(ops.scale_and_shift(rows, affine, plan.rows.offsets), inplace=True)
-            return ops.conv3x3_dense(activated, plan.size, self.weight, self.bias)
-        halo = ctx.recorded(inputs, plan.halo)
-        sources = ops.conv_sources(rows, halo, affine, plan.rows.offsets, plan.halo.offsets)
-        return ops.conv3x3(sources, plan.same, self.weight, self.bias)
+            activated = F.silu(ops.normalise(rows, normed, plan.rows), inplace=True)
+            return ops.conv3x3_dense(
+                activated, plan.size, self.weight, self.bias, embedding=embedding, residual=residual
+            )  # fmt: skip
+        return ops.conv3x3(
+            rows, ctx.recorded(inputs, plan.halo), plan.same, self.weight, self.bias,
+            norm=normed, images=(plan.rows, plan.halo), embedding=embedding, residual=residual,
+        )  # fmt: skip
 
 
 class Downsample(nn.Module):
@@ -89,10 +95,10 @@ class Downsample(nn.Module):
             values = ops.conv3x3_dense(x.values, plan.size, *weights, stride=2)
             low = Activation(values, self.conv.path, x.level + 1)
         else:
-            sources = ops.conv_sources(x.values, ctx.recorded([x], plan.halo))
-            low = Activation(ops.conv3x3(sources, plan.down.neighbors, *weights), self.conv.path, x.level + 1)
+            values = ops.conv3x3(x.values, ctx.recorded([x], plan.halo), plan.down.neighbors, *weights)
+            low = Activation(values, self.conv.path, x.level + 1)
             if len(plan.down.fill):
-                filled = torch.cat([low.values, ctx.recorded([low], plan.down.fill)])
+                filled = torch.cat([low.values, *ctx.recorded([low], plan.down.fill)])
                 low = replace(low, values=filled.index_select(0, plan.down.order))
         ctx.keep(low)
         return low
@@ -111,8 +117,7 @@ class Upsample(nn.Module):
         if plan.up is None:
             values = ops.conv3x3_dense(x.values, plan.size, *weights, upsample_to=(above.height, above.width))
         else:
-            sources = ops.conv_sources(x.values, ctx.recorded([x], plan.halo))
-            values = ops.conv3x3(sources, plan.up, *weights)
+            values = ops.conv3x3(x.values, ctx.recorded([x], plan.halo), plan.up, *weights)
         high = Activation(values, self.conv.path, x.level - 1)
         ctx.keep(high)
         return high
@@ -136,12 +141,11 @@ class Resnet(nn.Module):
         """`embedding` [B, 4 * channels[0]] has gone through SiLU."""
         level = inputs[0].level
         rows = ops.side_by_side([x.values for x in inputs])
-        hidden = self.conv1(rows, inputs, self.norm1, ctx)
-        ops.add_per_image_(hidden, self.time_emb_proj(embedding), ctx.plans[level].rows.offsets)
+        hidden = self.conv1(rows, inputs, self.norm1, ctx, embedding=self.time_emb_proj(embedding))
         between = Activation(hidden, self.conv1.path, level)  # a child's halo needs the time embedding in it
         ctx.keep(between)
-        hidden = self.conv2(hidden, [between], self.norm2, ctx)
-        return Activation(hidden.add_(self.conv_shortcut(rows) if self.conv_shortcut else rows), self.path, level)
+        past = self.conv_shortcut(rows) if self.conv_shortcut else rows
+        return Activation(self.conv2(hidden, [between], self.norm2, ctx, residual=past), self.path, level)
 
 
 class Attention(nn.Module):
@@ -163,8 +167,8 @@ class Attention(nn.Module):
         if text is not None:
             return self.to_out(ctx.cross_attention(queries, *text.keys_values[self.path], self.num_heads))
         keys, values = ctx.keys_values(replace(queries, values=rows), self.project)
-        of_rows, of_keys = ctx.plans[level].rows.offsets, ctx.plans[level].key_offsets
-        return self.to_out(ops.attention(queries.values, of_rows, keys, values, of_keys, num_heads=self.num_heads))
+        plan = ctx.plans[level]
+        return self.to_out(ops.attention(queries.values, plan.rows, keys, values, plan.keys, num_heads=self.num_heads))
 
     def project(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of what is attended."""
@@ -232,8 +236,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Activation, text: ReadText, ctx: Context) -> Activation:
         """All on the computed rows; only self-attention reads others."""
-        affine = ctx.affine(self.norm.path, self.norm, x.values, x.level)
-        rows = self.proj_in(ops.scale_and_shift(x.values, affine, ctx.plans[x.level].rows.offsets))
+        norm = ctx.norm(self.norm.path, self.norm, x.values, x.level)
+        rows = self.proj_in(ops.normalise(x.values, norm, ctx.plans[x.level].rows))
         for layer in self.transformer_blocks:
             rows = layer(rows, x.level, text, ctx)
         return Activation(self.proj_out(rows).add_(x.values), self.path, x.level)
@@ -347,24 +351,34 @@ class UNet(nn.Module):
         """The prediction; where a sparse pass computes nothing, the recorded one."""
         embedding = self.time_embedding(ops.sinusoid(timestep, self.cfg.channels[0]).to(sample.dtype))
         embedding = F.silu(embedding if text.embedding is None else embedding + text.embedding)
-        x = self._enter(sample, ctx)
-        skips = [x]
-        for block in self.down_blocks:
-            for index in range(self.cfg.num_layers):
-                x = block.layer(index, [x], embedding, text, ctx)
-                skips.append(x)
-            for downsample in block.downsamplers:
-                x = downsample(x, ctx)
-                skips.append(x)
-        for index in range(len(self.mid_block.resnets)):
-            x = self.mid_block.layer(index, [x], embedding, text, ctx)
-        for block in self.up_blocks:
-            for index in range(self.cfg.num_layers + 1):
-                x = block.layer(index, [x, skips.pop()], embedding, text, ctx)
-            for upsample in block.upsamplers:
-                x = upsample(x, ctx)
+        x = self._resolution(0, self._enter(sample, ctx), embedding, text, ctx)
         noise = ctx.output(Activation(self.conv_out(x.values, [x], self.conv_norm_out, ctx), "noise", 0))
         return noise.view(len(sample), *sample.shape[2:], -1).permute(0, 3, 1, 2)
+
+    def _resolution(self, level: int, x: Activation, embedding: Tensor, text: ReadText, ctx: Context) -> Activation:
+        """The layers of a resolution on the way down and, after all that is below it, on the way up."""
+        down, up, skips = self.down_blocks[level], self.up_blocks[-1 - level], [x]
+        for index in range(self.cfg.num_layers):
+            x = down.layer(index, [x], embedding, text, ctx)
+            skips.append(x)
+        if ctx.deep is not None and level + 1 == len(ctx.plans):
+            x = ctx.deep
+        else:
+            x = self._below(level, x, embedding, text, ctx)
+        if level == 0 and ctx.keep_deep is not None:
+            ctx.keep_deep(x)
+        for index in range(self.cfg.num_layers + 1):
+            x = up.layer(index, [x, skips.pop()], embedding, text, ctx)
+        return x
+
+    def _below(self, level: int, x: Activation, embedding: Tensor, text: ReadText, ctx: Context) -> Activation:
+        """What a resolution receives from the next lower one; the lowest from the middle."""
+        if level + 1 == len(self.down_blocks):
+            for index in range(len(self.mid_block.resnets)):
+                x = self.mid_block.layer(index, [x], embedding, text, ctx)
+            return x
+        (down,), (up,) = self.down_blocks[level].downsamplers, self.up_blocks[-2 - level].upsamplers
+        return up(self._resolution(level + 1, down(x, ctx), embedding, text, ctx), ctx)
 
     def _enter(self, sample: Tensor, ctx: Context) -> Activation:
         """The first convolution reads the sample itself: it is known everywhere, no recording needed."""
@@ -374,7 +388,7 @@ class UNet(nn.Module):
             rows = ops.conv3x3_dense(everywhere, plan.size, *weights)
         else:
             rows, halo = (everywhere.index_select(0, x.index) for x in (plan.rows, plan.halo))
-            rows = ops.conv3x3(ops.conv_sources(rows, halo), plan.same, *weights)
+            rows = ops.conv3x3(rows, [halo], plan.same, *weights)
         x = Activation(rows, self.conv_in.path, 0)
         ctx.keep(x)
         return x

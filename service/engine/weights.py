@@ -94,7 +94,8 @@ def load_model(
     with _part(directory, "vae") as folder:
         vae = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
         check_decoder(vae)
-        if vae.config.force_upcast and dtype is torch.float16:  # XL's overflows in float16
+        # XL's overflows in float16. Its pipeline alone asks for it: the key's default is true, and most configs omit it
+        if len(encoders) > 1 and vae.config.force_upcast and dtype is torch.float16:
             vae = vae.float()
     tokenizers, text_encoders = [], []
     for suffix, name in encoders.items():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from service.api.images import decode_mask, encode_base64, encode_png, mask_image
 from service.api.schemas import EditRequest, GenerateRequest
-from service.engine.masks import user_mask
+from service.engine.given_mask import user_mask
 from service.errors import InputError
 from service.jobs import EditRules, SamplingRequest
 
@@ -71,6 +71,7 @@ BAD_EDITS = {
     "dilation": [{"dilation": 17}],
     "margin": [{"margin": -1}],
     "paste_margin": [{"paste_margin": 1.5}],
+    "deep_every": [{"deep_every": 0}, {"deep_every": 21}, {"deep_every": 2.0}],
     "cache": [{"cache": "write"}],
     "preset": [{"preset": "fast"}],
     "dry_run": [{"dry_run": "yes"}],
@@ -141,13 +142,13 @@ async def test_a_part_of_the_path_is_named_like_a_field(client):
 
 def test_fields_become_a_job():
     request = EditRequest(
-        **EDIT, seed=3, num_inference_steps=4, guidance_scale=2, width=64, negative_prompt="", margin=2
+        **EDIT, seed=3, num_inference_steps=4, guidance_scale=2, width=64, negative_prompt="", margin=2, deep_every=3
     )
     job = request.job()
     assert job.sampling == SamplingRequest(
         seed=3, num_inference_steps=4, guidance_scale=2, width=64, negative_prompt=""
     )
-    assert job.rules == EditRules(margin=2)
+    assert job.rules == EditRules(margin=2, deep_every=3)
     assert (job.mask_mode, job.dry_run, job.cache) == ("detect", False, "read_write")
 
 

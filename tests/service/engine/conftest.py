@@ -15,8 +15,9 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from cache_store.store import MemoryStore
-from service.engine.denoise import Call, predict
+from service.engine.call import Call
 from service.engine.editor import start
+from service.engine.predict import predict
 from service.engine.recording import Format
 from service.engine.weights import Model, load_model
 from service.jobs import EditJob, Event, GenerateJob, ImageReady, Job, MaskFound, Receipt, SamplingRequest
@@ -127,7 +128,7 @@ class Outcome:
 
 
 def drive(model: Model, store: MemoryStore, jobs: Sequence[Job], delays: Sequence[int] = ()) -> list[Outcome]:
-    """Runs jobs side by side: all calls of a round share one pass. `delays`: rounds after which each one joins."""
+    """Runs jobs side by side: calls of a round that may share a pass do. `delays`: rounds after which each joins."""
     outcomes = [Outcome() for _ in jobs]
     scripts = {number: start(model, store, job) for number, job in enumerate(jobs)}
     answers: dict[int, Any] = {}
@@ -136,8 +137,9 @@ def drive(model: Model, store: MemoryStore, jobs: Sequence[Job], delays: Sequenc
         calls = {n: call for n in joined if (call := _advance(scripts, n, answers.pop(n, None), outcomes[n]))}
         if not scripts:
             return outcomes
-        if calls:
-            answers = dict(zip(calls, predict(model.unet, list(calls.values())), strict=True))
+        for shape in {call.shape_key for call in calls.values()}:
+            company = {n: call for n, call in calls.items() if call.shape_key == shape}
+            answers |= zip(company, predict(model.unet, list(company.values())), strict=True)
     raise AssertionError("the jobs do not end")
 
 

@@ -13,10 +13,11 @@ from PIL import Image
 
 from cache_store.store import MemoryStore
 from service.engine import masks
+from service.engine.call import Call
 from service.engine.canvas import Canvas
 from service.engine.core import Core
-from service.engine.denoise import Call, predict
 from service.engine.editor import start
+from service.engine.predict import predict
 from service.engine.probe import Probe, probe_steps
 from service.engine.receipts import Tally
 from service.engine.recording import Format

@@ -8,11 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from PIL import Image
 from scipy import ndimage
 
 from service.engine import masks
-from service.errors import InputError
 
 PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "fisedit_differences.npz"
 SQUARE = np.ones((2, 2), np.uint8)
@@ -130,6 +128,16 @@ def test_equal_latents_differ_nowhere():
     assert not image.any()
     assert not masks.paper_mask(image).any()
     assert not masks.edit_mask(image).any()
+
+
+def test_what_differs_by_less_than_the_least_does_not_differ():
+    generator = torch.Generator().manual_seed(1)
+    new, recorded = torch.randn(2, 2, 4, 8, 8, generator=generator)
+    largest = float((new - recorded).abs().max())
+    assert masks.difference_image(new, recorded, largest).any()
+    assert masks.probe_mask(new, recorded, least_difference=largest).any()
+    assert not masks.difference_image(new, recorded, 1.01 * largest).any()
+    assert not masks.probe_mask(new, recorded, least_difference=1.01 * largest).any()
 
 
 def test_half_precision_latents_are_compared_in_full_precision():
@@ -327,6 +335,12 @@ def test_the_edit_mask_holds_what_removed_words_drew():
     assert (masks.removed_region(maps, [1], (32, 32)) <= joined).all()
 
 
+def test_where_nothing_differs_removed_words_change_nothing():
+    maps = attention(token_1=((2, 2, 6, 8), 0.6))
+    assert masks.removed_region(maps, [1], (32, 32)).any()
+    assert not masks.edit_mask(np.zeros((32, 32), np.uint8), maps, [1]).any()
+
+
 @given(arrays(np.uint8, (16, 16), elements=levels), st.integers(0, 2))
 @settings(max_examples=100, deadline=None)
 def test_the_edit_mask_grows_with_dilation_and_holds_the_paper_mask_moved_back(image, dilation):
@@ -334,72 +348,3 @@ def test_the_edit_mask_grows_with_dilation_and_holds_the_paper_mask_moved_back(i
     wide = masks.edit_mask(image, rule=masks.MaskRule(dilation=dilation + 1, least_ratio=0))
     assert (masks.paper_mask(image)[1:, 1:] <= narrow[:-1, :-1]).all()
     assert (narrow <= wide).all()
-
-
-def picture_of(mask, mode, scale=8):
-    return Image.fromarray(masks.to_png_array(mask, scale)).convert(mode)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK"])
-def test_a_users_mask_is_read_in_any_mode(mode):
-    mask = np.random.default_rng(3).random((6, 9)) < 0.4
-    np.testing.assert_array_equal(masks.user_mask(picture_of(mask, mode), (6, 9)), mask)
-
-
-def test_a_users_mask_may_have_the_size_of_the_latents():
-    mask = np.random.default_rng(4).random((6, 9)) < 0.4
-    np.testing.assert_array_equal(masks.user_mask(picture_of(mask, "L", scale=1), (6, 9)), mask)
-
-
-def test_one_white_pixel_makes_its_latent_position_active():
-    image = Image.new("L", (72, 48))
-    image.putpixel((17, 8), 128)
-    image.putpixel((40, 40), 127)
-    np.testing.assert_array_equal(masks.user_mask(image, (6, 9)), blob((6, 9), (1, 2, 2, 3)))
-
-
-def test_transparent_white_counts_as_black():
-    image = Image.new("RGBA", (16, 8), (255, 255, 255, 0))
-    image.putpixel((12, 3), (255, 255, 255, 1))
-    np.testing.assert_array_equal(masks.user_mask(image, (1, 2)), [[False, True]])
-
-
-def test_sixteen_bits_are_scaled_not_clipped():
-    image = Image.fromarray(np.array([[0, 300, 32767, 32768, 65535]], np.uint16))
-    np.testing.assert_array_equal(masks.user_mask(image, (1, 5)), [[False, False, False, True, True]])
-
-
-@pytest.mark.parametrize("size", [(48, 72), (71, 48), (144, 96)])
-def test_a_users_mask_of_another_size_is_refused_with_both_sizes(size):
-    message = f"edit_mask: must be 72x48 pixels .* or 9x6 .*, is {size[0]}x{size[1]}"
-    with pytest.raises(InputError, match=message):
-        masks.user_mask(Image.new("L", size), (6, 9))
-
-
-def test_masks_are_combined_as_the_mode_says():
-    detected, given_mask = blob((4, 4), (0, 0, 2, 2)), blob((4, 4), (1, 1, 3, 3))
-    np.testing.assert_array_equal(masks.combine(detected, given_mask, "detect"), detected)
-    np.testing.assert_array_equal(masks.combine(detected, None, "detect"), detected)
-    np.testing.assert_array_equal(masks.combine(None, given_mask, "given"), given_mask)
-    np.testing.assert_array_equal(masks.combine(detected, given_mask, "union"), detected | given_mask)
-
-
-@pytest.mark.parametrize("mode", ["given", "union"])
-def test_a_missing_users_mask_is_the_users_error(mode):
-    with pytest.raises(InputError, match=f"edit_mask: is needed for mask_mode '{mode}'"):
-        masks.combine(np.zeros((4, 4), bool), None, mode)
-
-
-@pytest.mark.parametrize("mode", ["detect", "union"])
-def test_a_missing_detected_mask_is_refused(mode):
-    with pytest.raises(ValueError, match=f"detected must be a mask for mode '{mode}', is None"):
-        masks.combine(None, np.zeros((4, 4), bool), mode)
-
-
-@given(bitmaps, st.sampled_from([1, 8]))
-@settings(max_examples=50, deadline=None)
-def test_a_mask_survives_being_a_picture(mask, scale):
-    pixels = masks.to_png_array(mask, scale)
-    assert pixels.dtype == np.uint8
-    assert set(np.unique(pixels)) <= {0, 255}
-    np.testing.assert_array_equal(masks.user_mask(Image.fromarray(pixels), mask.shape), mask)

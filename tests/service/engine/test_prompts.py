@@ -33,7 +33,8 @@ def attention(seed, num_tokens=LENGTH):
 
 def is_replaced(source, edited):
     mix = prompts.mixing(ids(source), ids(edited), special=SPECIAL)
-    return mix.func is prompts.replace
+    words = [len(prompt.split()) for prompt in (source, edited)]
+    return [int(mix.mapper.sum()), int(mix.alpha.sum())] == words  # all attention is passed on, to every word
 
 
 @given(sentences)
@@ -124,19 +125,19 @@ def test_words_for_another_number_of_tokens_are_refused():
 
 def test_refine_without_kept_words_is_the_fresh_map():
     recorded, fresh = attention(0), attention(1)
-    assert torch.equal(prompts.refine(recorded, fresh, align("house", "tree")), fresh)
+    assert torch.equal(prompts.refinement(align("house", "tree"), LENGTH)(recorded, fresh), fresh)
 
 
 def test_refine_with_everything_kept_is_the_recorded_map():
     recorded, fresh = attention(0), attention(1)
     everything = prompts.Alignment(torch.arange(LENGTH), torch.ones(LENGTH), kept=(), removed=(), added=())
-    assert torch.equal(prompts.refine(recorded, fresh, everything), recorded)
+    assert torch.equal(prompts.refinement(everything, LENGTH)(recorded, fresh), recorded)
 
 
 def test_refine_takes_kept_words_from_the_recording_and_the_rest_from_the_edit():
     recorded, fresh = attention(0, num_tokens=8), attention(1)
     alignment = prompts.align(ids("a tree", 8), ids("a red tree"), special=SPECIAL)
-    mixed = prompts.refine(recorded, fresh, alignment)
+    mixed = prompts.refinement(alignment, 8)(recorded, fresh)
     assert torch.equal(mixed[..., [1, 3]], recorded[..., [1, 2]])
     assert torch.equal(mixed[..., [0, 2, *range(4, LENGTH)]], fresh[..., [0, 2, *range(4, LENGTH)]])
 
@@ -146,24 +147,24 @@ def test_replace_passes_on_all_attention_of_real_words(lengths):
     source, edited = (
         [None, *(k for k, pair in enumerate(lengths) for _ in range(pair[side])), None] for side in (0, 1)
     )
-    mapper = prompts.replacement(source, edited)
-    assert mapper.shape == (len(source), len(edited))
+    mix = prompts.replacement(source, edited)
+    assert mix.mapper.shape == (len(source), len(edited))
     real = torch.tensor([word is not None for word in source])
     # shares of 1/3 add up to 1 but for the last bit
-    torch.testing.assert_close(mapper.sum(1), real.float())
+    torch.testing.assert_close(mix.mapper.sum(1), real.float())
     recorded, fresh = attention(0, len(source)), attention(1, len(edited))
-    mixed = prompts.replace(recorded, fresh, mapper)
+    mixed = mix(recorded, fresh)
     torch.testing.assert_close(mixed[..., 1:-1].sum(-1), recorded[..., 1:-1].sum(-1))
     assert torch.equal(mixed[..., [0, -1]], fresh[..., [0, -1]])
 
 
 def test_replaced_words_of_equal_length_pass_attention_on_token_by_token():
     words = [None, 0, 1, 1, None]
-    assert torch.equal(prompts.replacement(words, words), torch.diag(torch.tensor([0.0, 1, 1, 1, 0])))
+    assert torch.equal(prompts.replacement(words, words).mapper, torch.diag(torch.tensor([0.0, 1, 1, 1, 0])))
 
 
 def test_tokens_of_a_longer_word_share_the_attention_of_the_old_one():
-    mapper = prompts.replacement([None, 0, 0, None], [None, 0, 0, 0, 0, None])
+    mapper = prompts.replacement([None, 0, 0, None], [None, 0, 0, 0, 0, None]).mapper
     assert torch.equal(mapper[1:3, 1:5], torch.full((2, 4), 0.25))
     assert mapper.sum() == 2
 
@@ -202,7 +203,7 @@ def test_mixing_is_replace_for_an_exchange():
 def test_mixing_is_refine_for_an_insertion():
     recorded, fresh = attention(0), attention(1)
     mixed = prompts.mixing(ids("a house"), ids("a red house"), special=SPECIAL)(recorded, fresh)
-    assert torch.equal(mixed, prompts.refine(recorded, fresh, align("a house", "a red house")))
+    assert torch.equal(mixed, prompts.refinement(align("a house", "a red house"), LENGTH)(recorded, fresh))
 
 
 @pytest.mark.parametrize("edited", ["a blue house", "a red house and a tree"])
@@ -218,8 +219,8 @@ def test_mixing_knows_words_of_several_tokens():
     words = ([None, 0, 0, 1, None, None], [None, 0, 0, 0, 1, None])
     recorded, fresh = attention(0, 6), attention(1, 6)
     mixed = prompts.mixing(source, edited, special=SPECIAL, words=words)(recorded, fresh)
-    expected = prompts.refine(recorded, fresh, prompts.align(source, edited, special=SPECIAL, words=words))
-    assert torch.equal(mixed, expected)  # fewer tokens are kept (1) than removed (2)
+    refined = prompts.refinement(prompts.align(source, edited, special=SPECIAL, words=words), 6)
+    assert torch.equal(mixed, refined(recorded, fresh))  # fewer tokens are kept (1) than removed (2)
 
 
 def test_changed_words_are_listed_in_order_without_case_and_punctuation():

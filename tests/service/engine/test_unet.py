@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from service.engine.unet import UNet, UNetConfig
 from sparse_ops.context import Context
-from sparse_ops.plan import active_positions, dense_plans, make_plans
+from sparse_ops.plan import active_positions, dense_plans, exact, make_plans
 
 close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)  # as in test_unet_oracle.py
 
@@ -186,6 +186,41 @@ def test_an_edit_is_again_a_recording(build, edit_mask, blocks, keep_inputs):
     close(again, first)
 
 
+@pytest.mark.parametrize("keep_inputs", [True, False])
+@pytest.mark.parametrize("blocks", [(1, 1, 1), (2, 1, None)])
+def test_padding_changes_nothing(build, edit_mask, blocks, keep_inputs):
+    """Longer lists of rows, halo and keys, as a captured graph has: the same prediction and the same recording."""
+    case = build("sdxl")
+    _, recordings = case.record(keep_inputs=keep_inputs)
+    sparse = partial(case.sparse, edit_mask, recordings, blocks=blocks, keep_inputs=keep_inputs)
+    change, writers = case.edited(edit_mask), [case.writer(recordings) for _ in range(2)]
+    plain = sparse(writer=writers[0], **change)
+    padded = sparse(writer=writers[1], capacity=lambda _, __, count: count + 37 if count else 0, **change)
+    close(padded, plain)
+    for image, other in zip(writers[0].images, writers[1].images, strict=True):
+        assert all(torch.allclose(image[key], other[key], atol=1e-5) for key in image)
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_given_what_it_would_compute_below_a_shallow_pass_is_the_complete_one(case, edit_mask, everything):
+    mask, kept = edit_mask | everything, []
+    _, recordings = case.record()
+    sparse = partial(case.sparse, mask, recordings, **case.edited(mask))
+    complete = sparse(keep_deep=kept.append)
+    assert torch.equal(sparse(deep=kept[0]), complete)
+
+
+def test_padding_changes_nothing_in_a_shallow_pass(build, edit_mask):
+    case = build("sdxl")
+    _, recordings = case.record()
+    change, kept = case.edited(edit_mask), []
+    for capacity in (exact, lambda _, __, count: count + 37 if count else 0):
+        sparse = partial(case.sparse, edit_mask, recordings, capacity=capacity, **change)
+        sparse(keep_deep=kept.append)
+    assert len(kept[1].values) == len(kept[0].values) + 37
+    close(sparse(deep=kept[1]), case.sparse(edit_mask, recordings, deep=kept[0], **change))
+
+
 def test_a_recording_is_what_a_sparse_pass_can_read(case, edit_mask):
     """Nothing is kept that no pass reads: halo rows, low rows filled in, keys and values, norms, the prediction."""
     _, recordings = case.record()
@@ -196,9 +231,13 @@ def test_a_recording_is_what_a_sparse_pass_can_read(case, edit_mask):
             read.add(key)
             return recordings[0][key].new_zeros(len(positions), recordings[0][key].shape[1])
 
-        def statistics(self, key, image):
+        def keys(self, key, plan):
             read.add(key)
-            return recordings[image][key]
+            return recordings[0][key].new_zeros(len(plan.keys), recordings[0][key].shape[1])
+
+        def statistics(self, key):
+            read.add(key)
+            return torch.stack([image[key] for image in recordings])
 
     for blocks in ((1,) * case.num_levels, (1,) * (case.num_levels - 1) + (None,)):
         plans = make_plans(active_positions(edit_mask, case.num_levels, blocks))

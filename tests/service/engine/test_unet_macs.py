@@ -25,8 +25,11 @@ class Shapes:
     def rows(self, key, positions):
         return torch.empty(len(positions), self.shapes[key][1], device=META)
 
-    def statistics(self, key, image):
-        return torch.empty(self.shapes[key], device=META) if image >= 0 else None
+    def keys(self, key, plan):
+        return torch.empty(len(plan.keys), self.shapes[key][1], device=META)
+
+    def statistics(self, key):
+        return torch.empty(2, *self.shapes[key], device=META)
 
 
 @cache
@@ -35,14 +38,14 @@ def on_meta(cfg):
         return UNet(cfg)
 
 
-def counted(case, plans, *, keep_inputs):
+def counted(case, plans, *, keep_inputs, **deep):
     """What FlopCounterMode sees of one call on the meta device; a multiplication is two of its operations."""
     unet = on_meta(case.ours.cfg)
     _, recordings = case.record(keep_inputs=keep_inputs)
     shapes = Shapes({key: tuple(value.shape) for key, value in recordings[0].items()})
     given = {name: value.to(META) for name, value in case.inputs().items() if name != "added"}
     text = unet.read(given["text"], case.added and tuple(value.to(META) for value in case.added))
-    ctx = Context([plan.to(META) for plan in plans], shapes, keep_inputs=keep_inputs)
+    ctx = Context([plan.to(META) for plan in plans], shapes, keep_inputs=keep_inputs, **deep)
     with FlopCounterMode(display=False) as counter:
         unet(given["sample"], given["timestep"], text, ctx)
     return counter.get_total_flops() // 2
@@ -66,6 +69,18 @@ def test_sparse_multiplications_are_those_of_a_run(case, edit_mask, attend_recor
     plans = make_plans(active_positions(edit_mask, case.num_levels), attend_recorded)
     expected = counted(case, plans, keep_inputs=keep_inputs)
     assert model_of(case).count(plans, recorded_inputs=keep_inputs) == expected
+
+
+@pytest.mark.parametrize("keep_inputs", [True, False])
+@pytest.mark.parametrize("everything", [True, False])
+def test_multiplications_of_the_highest_resolution_alone_are_those_of_a_run(case, edit_mask, everything, keep_inputs):
+    plans = make_plans(active_positions(edit_mask | everything, case.num_levels))
+    kept = []
+    complete = counted(case, plans, keep_inputs=keep_inputs, keep_deep=kept.append)
+    shallow = counted(case, plans[:1], keep_inputs=keep_inputs, deep=kept[0])
+    assert shallow < complete
+    assert model_of(case).count(plans, recorded_inputs=keep_inputs) == complete
+    assert model_of(case).count(plans[:1], recorded_inputs=keep_inputs) == shallow
 
 
 @pytest.mark.parametrize("num_dense", [1, 2])

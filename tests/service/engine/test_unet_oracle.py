@@ -86,6 +86,16 @@ class Oracle:
         return normed.flatten(1, 2) * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 
+def beneath(unet, seen, given=None):
+    """Hooks the last up block: what it receives from below is seen, or another is given to it."""
+
+    def hook(_, args, kwargs):
+        seen.append(kwargs["hidden_states"])
+        return args, kwargs if given is None else kwargs | {"hidden_states": given}
+
+    return unet.up_blocks[-1].register_forward_pre_hook(hook, with_kwargs=True)
+
+
 def _mask_for(x, masks):
     if x.ndim == 4:
         return masks.get(tuple(x.shape[2:]))
@@ -127,3 +137,25 @@ def test_odd_sizes_inside_the_mask_equal_diffusers_with_recorded_surroundings(bu
     edit_mask = torch.zeros(2, 21, 27, dtype=torch.bool)
     edit_mask[0, 13:21, 20:27] = edit_mask[1, 4:9, 3:6] = True
     check(build("sd2", height=21, width=27), edit_mask)
+
+
+@pytest.mark.parametrize("attend_recorded", [True, False])
+def test_a_shallow_pass_equals_diffusers_given_what_an_earlier_pass_made_below(case, edit_mask, attend_recorded):
+    active = active_positions(edit_mask, case.num_levels)
+    earlier, later = case.edited(active[0]), case.edited(active[0])
+    oracle, seen, kept = Oracle(case.theirs, attend_recorded=attend_recorded), [], []
+    case.reference(oracle.record)
+    edit = partial(case.reference, partial(oracle.edit, active))
+    with beneath(case.theirs, seen):
+        edit(**earlier)
+    with beneath(case.theirs, seen, given=seen[0]):
+        expected = edit(**later)
+    _, recordings = case.record()
+    sparse = partial(case.sparse, edit_mask, recordings, attend_recorded=attend_recorded)
+    complete = sparse(keep_deep=kept.append, **later)
+    sparse(keep_deep=kept.append, **earlier)
+    ours = sparse(deep=kept[1], **later)
+    inside = active[0][:, None].expand_as(ours)
+    close(ours[inside], expected[inside])
+    assert not torch.allclose(ours[inside], complete[inside], atol=1e-2)
+    assert torch.equal(sparse(deep=kept[0], **later), complete)

@@ -1,0 +1,108 @@
+"""The recordings that are known, by their prompts: which one is near enough to be edited instead of drawing anew.
+
+    announce     a picture is recorded: its prompt's embedding, and who has it
+    nearest      an edit names no source: recordings of its own tenant, model, size and settings, the nearest first
+    withdraw     its activations are gone
+
+Near is decided twice. The index compares embeddings, which is quick and knows paraphrases; then words are counted, for
+an edit changes a few. What the index points to is opened before it is used: who is wrong is the index.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+
+from cache_store.index import Entry, Hit, Index, Space
+from cache_store.store import MemoryStore
+from service.engine.core import Core
+from service.engine.prompts import changed_words
+from service.engine.sampling import beside, resolve
+from service.engine.text import embedding
+from service.engine.weights import Model
+from service.errors import ConflictError
+from service.jobs import Sampling, SamplingRequest
+
+NUM_HITS = 8  # looked at: the nearest may have gone, or differ in too many words
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """When a recording is near enough to a prompt to be its source."""
+
+    min_similarity: float = 0.8  # cosine of the prompts' embeddings
+    max_changed_words: int = 4  # removed and added together
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recording that may be edited."""
+
+    recording_id: str
+    sampling: Sampling  # of the edit
+    similarity: float
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog:
+    """An index, as one worker uses it."""
+
+    index: Index
+    worker: str
+    epoch: int  # grows with each start of the worker
+    nearness: Nearness = Nearness()
+
+    def announce(self, model: Model, tenant: str, core: Core, recording_id: str, num_bytes: int) -> None:
+        """A recording is whole, and can be read here."""
+        entry = Entry(recording_id, self.worker, self.epoch, "host", num_bytes, time.time())
+        self.index.admit(space_of(model, tenant, core.sampling), embedding(model, core.prompt), entry)
+
+    def withdraw(self, recording_id: str) -> None:
+        """It is about to leave."""
+        self.index.evict(recording_id, self.worker)
+
+    def nearest(
+        self,
+        model: Model,
+        store: MemoryStore,
+        tenant: str,
+        prompt: str,
+        request: SamplingRequest,
+        min_similarity: float | None = None,  # None: the rule's own
+    ) -> Source | None:
+        """The recording here that the prompt is the least edit of; None where none is near enough."""
+        least = self.nearness.min_similarity if min_similarity is None else min_similarity
+        space = space_of(model, tenant, resolve(model, request))
+        for hit in self.index.nearest(space, embedding(model, prompt), NUM_HITS, least):
+            if hit.entry.worker == self.worker:
+                found = self._checked(store, hit, prompt, request)
+                if found is not None:
+                    return found
+        return None
+
+    def _checked(self, store: MemoryStore, hit: Hit, prompt: str, request: SamplingRequest) -> Source | None:
+        """The hit, if it is there, readable, drawn with what was asked for, and a few words away."""
+        recording = store.open(hit.entry.recording_id)
+        if recording is None:
+            self.index.reject(hit)
+            return None
+        with recording:
+            if recording.activations is None:
+                self.index.reject(hit)
+                return None
+            core = Core.load(recording)
+        if sum(map(len, changed_words(core.prompt, prompt))) > self.nearness.max_changed_words:
+            return None
+        try:
+            return Source(hit.entry.recording_id, beside(core.sampling, request), hit.similarity)
+        except ConflictError:  # another seed than the one that was asked for
+            return None
+
+
+def space_of(model: Model, tenant: str, sampling: Sampling) -> Space:
+    """Recordings that can serve each other: all but the seed is the same."""
+    settings = asdict(sampling)
+    del settings["seed"]
+    width, height = settings.pop("width"), settings.pop("height")
+    return Space(tenant, model.fingerprint, width, height, json.dumps(settings, sort_keys=True))

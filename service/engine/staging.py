@@ -1,0 +1,96 @@
+"""What a pass keeps, put side by side on the device: each job's part of a plane leaves in one copy, not in sixty.
+
+A captured pass writes into the same memory at every replay; what is sent is a copy, which leaves on a stream of its own
+while the next step computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from cache_store.layout import Layout
+from service.engine.recording import SCALES, planes_of
+from service.engine.writing import Target
+from sparse_ops import ops
+from sparse_ops.plan import Plan, Positions
+from sparse_ops.quantise import Kind
+
+
+class Staging:
+    """A `sparse_ops.context.Writer` of all images of a pass."""
+
+    def __init__(self, layout: Layout, kind: Kind | None) -> None:
+        self._layout = layout
+        self._places = planes_of(layout)
+        self._kind = kind
+        self._planes: dict[str, Tensor] = {}  # [rows of all images, padding included, width]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all planes."""
+        return sum(plane.nbytes for plane in self._planes.values())
+
+    def rows(self, key: str, level: int, values: Tensor, positions: Positions) -> None:  # noqa: ARG002  # all of them
+        """Keeps fresh rows [N, C]."""
+        plane, columns = self._places[key]
+        if self._kind is None or SCALES + plane not in self._layout:
+            self._put(plane, columns, values)
+            return
+        rows, scales = ops.quantise(values, self._kind)
+        self._put(plane, columns, rows.view(torch.uint8))
+        self._put(SCALES + plane, self._layout[SCALES + plane].columns[key], scales)
+
+    def statistics(self, key: str, values: Tensor) -> None:
+        """Keeps mean and variance [B, 2, G]."""
+        plane, columns = self._places[key]
+        self._put(plane, columns, values.flatten(1))
+
+    def send(self, targets: Sequence[Target | None], num_images: Sequence[int], plans: Sequence[Plan]) -> None:
+        """Each call's part to its draft; when its pass is enqueued."""
+        for plane, rows in self._planes.items():
+            starts = _starts(plane, plans, len(rows))
+            begin = 0
+            for target, count in zip(targets, num_images, strict=True):
+                if target and target.draft.activations:
+                    _send(target, plane, rows[starts[begin] : starts[begin + count]].clone())
+                begin += count
+
+    def _put(self, plane: str, columns: slice, values: Tensor) -> None:
+        if plane not in self._planes:
+            lies = self._layout[plane]
+            self._planes[plane] = values.new_zeros(len(values), lies.width, dtype=lies.dtype)
+        self._planes[plane][:, columns] = in_range(values, self._planes[plane].dtype)
+
+
+def in_range(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers that a narrower type has: those beyond its largest become that, not infinite."""
+    if values.dtype != torch.bfloat16 or dtype != torch.float16:
+        return values
+    most = torch.finfo(dtype).max
+    return values.clamp(-most, most)
+
+
+def _starts(plane: str, plans: Sequence[Plan], num_rows: int) -> Sequence[int]:
+    """Where each image's rows begin."""
+    kind, _, level = plane.removeprefix(SCALES).partition(".")
+    return range(num_rows + 1) if kind == "statistics" else plans[int(level or 0)].rows.offsets
+
+
+def _send(target: Target, plane: str, rows: Tensor) -> None:
+    if not rows.is_cuda:
+        target.draft.write(target.step, plane, None, rows)
+        return
+    side = _outward(rows.device)
+    side.wait_stream(torch.cuda.current_stream(rows.device))
+    with torch.cuda.stream(side):
+        target.draft.write(target.step, plane, None, rows)
+    rows.record_stream(side)
+
+
+@cache
+def _outward(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
