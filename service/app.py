@@ -17,7 +17,7 @@ from service.api.routes import router
 from service.batching.policy import Limits
 from service.settings import Settings, read_settings
 from service.workers import Worker
-from service.workers.local import open_local, open_model
+from service.workers.local import find_device, open_local, open_model
 
 DESCRIPTION = "Edit a generated image by editing its prompt; only what the new words change is computed again."
 
@@ -53,6 +53,8 @@ def open_local_worker(settings: Settings) -> Worker:
         cache_bytes=settings.cache_bytes,
         queue_jobs=settings.queue_jobs,
         limits=Limits(running_jobs=settings.running_jobs, step_images=settings.step_images),
+        graph_bytes=settings.graph_bytes,
+        pinned=find_device(settings.device).type == "cuda",
     )
 
 

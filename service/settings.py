@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     )
     threads: PositiveInt | Literal["auto"] = Field("auto", description="of torch; auto = physical cores, at most 8")
     cache_bytes: int = Field(2 * 2**30, ge=0, description="memory for recorded activations")
+    graph_bytes: int = Field(
+        4 * 2**30, ge=0, description="memory of a GPU for captured passes (CUDA graphs); 0 = launch by launch"
+    )
     storage_dtype: Literal["float16", "float32", "int8", "fp8"] = Field(
         "float16", description="recorded activations are kept in it; the 8-bit ones with a scale for each 64 channels"
     )

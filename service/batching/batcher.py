@@ -151,7 +151,7 @@ class Batcher:
                 self._mean_seconds += NEW_JOB_WEIGHT * (seconds - self._mean_seconds)
         try:
             ticket.deliver(event)
-        except Exception:
+        except Exception:  # whatever a listener raises is its own: it hears no more, and the thread lives
             log.exception("job %s could not deliver %s", job_id, type(event).__name__)
             self.cancel(job_id)
 

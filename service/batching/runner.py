@@ -17,8 +17,10 @@ from torch import Tensor
 
 from cache_store.store import MemoryStore
 from service.batching.policy import Limits, PendingCall, decide
-from service.engine import denoise, editor
-from service.engine.denoise import Call, Script
+from service.engine import editor
+from service.engine.call import Call
+from service.engine.denoise import Script
+from service.engine.predict import predict
 from service.engine.unet import UNet
 from service.engine.weights import Model
 from service.errors import JobFailedError, RetouchError
@@ -58,7 +60,7 @@ class Runner:
         limits: Limits,
         *,
         start: Start = editor.start,
-        predict: Predict = denoise.predict,
+        predict: Predict = predict,
     ) -> None:
         self._model = model
         self._store = store
@@ -198,5 +200,5 @@ def _close(job_id: str, script: Script) -> None:
     """Let a script clean up, at whatever point it is."""
     try:
         script.close()
-    except Exception:
+    except Exception:  # the job has ended already, and the others go on
         log.exception("job %s did not clean up", job_id)

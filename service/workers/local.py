@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,9 @@ from cache_store.store import MemoryStore
 from service.batching.batcher import Batcher, State
 from service.batching.policy import Limits
 from service.batching.runner import Runner
+from service.batching.warm_up import warm_up
+from service.engine.graphs import CudaRecorder, Graphs
+from service.engine.predict import predict
 from service.engine.recording import Format, Storage
 from service.engine.weights import EMBEDDED, Model, find_model, load_model
 from service.errors import InputError, UnknownImageError
@@ -65,6 +69,7 @@ class LocalWorker:
     async def close(self) -> None:
         """As in `Worker`."""
         await asyncio.to_thread(self._batcher.close)
+        await asyncio.to_thread(self._store.close)
 
     def _read(self, image_id: str, name: Blob) -> bytes | None:
         recording = self._store.open(image_id)
@@ -81,15 +86,31 @@ def open_local(
     cache_bytes: int,
     queue_jobs: int,
     limits: Limits,
+    graph_bytes: int = 0,
+    pinned: bool = False,
 ) -> LocalWorker:
-    """A worker at once; the model is opened in the device thread, and `state` says when it is there."""
-    store = MemoryStore(budget_bytes=cache_bytes)
+    """A worker at once; the model is opened in the device thread, and `state` says when it is there.
+
+    `graph_bytes` of a GPU's memory are for captured passes; `pinned` keeps recordings where a GPU reads them directly.
+    """
+    store = MemoryStore(budget_bytes=cache_bytes, pinned=pinned)
     batcher = Batcher(
-        lambda: Runner(open_model(), store, limits),
+        lambda: open_runner(open_model(), store, limits, graph_bytes),
         max_jobs=limits.running_jobs + queue_jobs,
         running_jobs=limits.running_jobs,
     )
     return LocalWorker(batcher, store)
+
+
+def open_runner(model: Model, store: MemoryStore, limits: Limits, graph_bytes: int) -> Runner:
+    """Jobs on the model's device; on a GPU by captured passes, and warm."""
+    if model.device.type != "cuda" or model.without_kernels is not None:
+        return Runner(model, store, limits)
+    torch.backends.cudnn.benchmark = True  # dense passes have few shapes
+    graphs = Graphs(CudaRecorder(model.device), graph_bytes) if graph_bytes else None
+    by_graphs = partial(predict, graphs=graphs)
+    warm_up(model, by_graphs)
+    return Runner(model, store, limits, predict=by_graphs)
 
 
 def open_model(
@@ -140,7 +161,7 @@ def find_device(name: str) -> torch.device:
         raise InputError("device", f"must be auto, cpu, cuda or cuda:NUMBER, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError("device", f"there is no {name!r} here: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
+    return device if device.type == "cpu" else torch.device("cuda", device.index or 0)  # one name for one device
 
 
 def _source(source: str) -> str | Path:

@@ -107,6 +107,7 @@ def test_a_dry_run_writes_the_mask_only(tmp_path, capsys):
         (edit("--mask", __file__), "--mask"),
         (edit("--mask-mode", "given"), "--mask"),
         (edit("--margin", "99"), "--margin"),
+        (edit("--deep-every", "0"), "--deep-every"),
         (edit("--steps", "9999"), "--steps"),
         (["serve", "--port", "99999"], "--port"),
         (["serve", "--device", "banana"], "--device"),

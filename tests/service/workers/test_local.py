@@ -125,7 +125,7 @@ def test_a_worker_is_there_before_its_model():
 
     def load():
         assert may_load.wait(GUARD_SECONDS)
-        return SimpleNamespace(unet=None)
+        return SimpleNamespace(unet=None, device=torch.device("cpu"))
 
     worker = open_local(load, cache_bytes=0, queue_jobs=1, limits=Limits())
     assert worker.state == "loading"
