@@ -1,16 +1,16 @@
-"""Rows of one recording: those it computed, and where to find those that it took from others."""
+"""What a reader of one recording sees: all rows, those it computed and those that it took from others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import compress
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
-from cache_store.layout import Layout
+from cache_store.layout import Layout, Slabs
+from cache_store.rows import FASTEST_FIRST, Rows, Tier
 
 Positions = Mapping[str, Tensor | None]  # by plane: the rows kept, int64 in raster order; None, or no entry = all
 
@@ -19,9 +19,18 @@ Positions = Mapping[str, Tensor | None]  # by plane: the rows kept, int64 in ras
 class Places:
     """Where the rows of one plane lie, where not all are its recording's own."""
 
-    owners: tuple[Activations, ...]  # others; the number len(owners) is the recording itself
+    owners: tuple[Rows, ...]  # others'; the number len(owners) is the recording's own
     owner: Tensor  # int64 [num_rows]: a number of an owner
     slot: Tensor  # int64 [num_rows]: which of the owner's rows
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """Some of the rows that are asked for, of one owner."""
+
+    owner: Rows
+    slots: Tensor  # int64 [n]: which of the owner's rows
+    here: Tensor | None  # int64 [n]: where they go among those asked for; None: everywhere, in order
 
 
 class Activations:
@@ -31,91 +40,104 @@ class Activations:
     and who owns nothing that is read lives no longer than its own recording.
     """
 
-    def __init__(self, layout: Layout, positions: Positions | None = None, parent: Activations | None = None) -> None:
-        self.layout = layout
-        self._arrays: dict[tuple[int, str], Tensor] = {}  # [rows kept, width], made by the first write
-        self._num_kept = {name: plane.num_rows for name, plane in layout.items()}
-        self.places: dict[str, Places] = {}  # of planes whose rows are not all its own
-        self.readers: WeakSet[Activations] = WeakSet()  # while there are any, forgetting these rows frees nothing
+    def __init__(self, own: Rows, places: Mapping[str, Places], owners: tuple[Rows, ...], depth: int) -> None:
+        self.own = own
+        self.places = places  # of planes whose rows are not all its own
+        self.owners = owners  # of other rows
+        self.depth = depth  # edits since a recording that computed everything
+
+    @classmethod
+    def of(cls, layout: Layout, positions: Positions | None = None, parent: Activations | None = None) -> Activations:
+        """New ones that keep all rows, or of a parent's child those at `positions`; nothing has bytes yet.
+
+        KeyError or ValueError where the positions do not fit the layout, or have no parent to fill the others.
+        """
+        num_kept = {name: plane.num_rows for name, plane in layout.items()}
+        places = {}
         for name, kept in (positions or {}).items():
             if kept is not None and not _is_all(name, layout, kept):
-                self._num_kept[name] = len(kept)
-                self.places[name] = self._inherit(name, kept, parent)
-        self.num_bytes = sum(plane.num_bytes(self._num_kept[name]) for name, plane in layout.items())
-        self.owners = frozenset(owner for places in self.places.values() for owner in places.owners)
-        for owner in self.owners:
-            owner.readers.add(self)
+                num_kept[name] = len(kept)
+                places[name] = _inherit(name, layout, kept, parent)
+        owners = tuple(dict.fromkeys(owner for one in places.values() for owner in one.owners))
+        return cls(Rows(Slabs(layout, num_kept)), places, owners, parent.depth + 1 if owners and parent else 0)
+
+    @property
+    def layout(self) -> Layout:
+        """Of all rows."""
+        return self.own.lie.layout
+
+    @property
+    def read(self) -> tuple[Rows, ...]:
+        """Whose rows it needs: its own, and those of others."""
+        return (self.own, *self.owners)
+
+    @property
+    def in_reach(self) -> bool:
+        """Whether kernels can read all rows directly, those of others included."""
+        return all(rows.in_reach for rows in self.read)
+
+    @property
+    def tier(self) -> Tier | None:
+        """The slowest that a read may ask; None where some rows are nowhere."""
+        tiers = [rows.tier for rows in self.read]
+        return None if None in tiers else max(tiers, key=FASTEST_FIRST.index)
 
     def columns(self) -> Iterator[tuple[int, str, str]]:
-        """Step, plane and column of all that must be written; nothing of planes of which no row is kept."""
-        for name, plane in self.layout.items():
-            if self._num_kept[name]:
-                yield from ((step, name, column) for step in range(plane.num_steps) for column in plane.columns)
+        """Step, plane and column of all that must be written."""
+        return self.own.columns()
 
-    def write(self, step: int, plane: str, column: str, rows: Tensor) -> None:
-        """Keeps a copy of one column of one step, a row for each position kept, in their order.
-
-        KeyError for an unknown plane or column, ValueError for a step or a shape that is not the layout's.
-        """
-        lies = self.layout.get(plane)
-        if lies is None:
-            raise KeyError(f"plane must be one of {sorted(self.layout)}, got {plane!r}")
-        part = lies.columns.get(column)
-        if part is None:
-            raise KeyError(f"column must be one of plane {plane!r}, got {column!r}")
-        if not 0 <= step < lies.num_steps:
-            raise ValueError(f"step must be below {lies.num_steps} in plane {plane!r}, got {step}")
-        if rows.shape != (shape := (self._num_kept[plane], lies.width_of(column))):
-            raise ValueError(f"rows of column {column!r} of {plane!r} must be {shape}, got {tuple(rows.shape)}")
-        if (step, plane) not in self._arrays:
-            self._arrays[step, plane] = torch.empty(self._num_kept[plane], lies.width, dtype=lies.dtype)
-        self._arrays[step, plane][:, part] = rows
+    def array(self, step: int, plane: str) -> Tensor:
+        """Own rows as they lie; see `Rows.array`."""
+        return self.own.array(step, plane)
 
     def rows(self, step: int, plane: str, positions: Tensor, column: str | None = None) -> Tensor:
         """[N, width], a copy: the columns of one name, or all of them; `positions` int64 [N] in any order.
 
         KeyError where the layout has no such step, plane or column, IndexError for a position out of range.
         """
-        places = self.places.get(plane)
-        if places is None:
-            return self.gather(step, plane, positions, column)
-        owner, slot = places.owner.index_select(0, positions), places.slot.index_select(0, positions)
-        owners = (*places.owners, self)
-        asked = [number for number, count in enumerate(owner.bincount().tolist()) if count]
-        if len(asked) == 1:
-            return owners[asked[0]].gather(step, plane, slot, column)
+        shares = self.shares(plane, positions)
+        if len(shares) == 1:
+            return shares[0].owner.gather(step, plane, shares[0].slots, column)
         lies = self.layout[plane]
         found = torch.empty(len(positions), lies.width_of(column), dtype=lies.dtype)
-        for number in asked:
-            here = (owner == number).nonzero().squeeze(1)
-            _put(found, here, owners[number].gather(step, plane, slot.index_select(0, here), column))
+        for share in shares:
+            _put(found, share.here, share.owner.gather(step, plane, share.slots, column))  # type: ignore[arg-type]  # not one
         return found
 
-    def gather(self, step: int, plane: str, slots: Tensor, column: str | None = None) -> Tensor:
-        """Own rows [N, width] by their slot, which is their position where all rows are its own."""
-        try:
-            array = self._arrays[step, plane]
-        except KeyError:
-            raise KeyError(f"no rows are kept of step {step}, plane {plane!r}") from None
-        if column is not None:
-            array = array[:, self.layout[plane].columns[column]]
-        return array.index_select(0, slots)
+    def shares(self, plane: str, positions: Tensor) -> list[Share]:
+        """Who owns the rows at int64 [N]; -1 is nobody's, and is a slot -1 of whoever owns all others."""
+        places = self.places.get(plane)
+        if places is None:
+            return [Share(self.own, positions, None)]
+        present = positions >= 0
+        known = positions.clamp(min=0)
+        owner, slot = places.owner.index_select(0, known), places.slot.index_select(0, known)
+        owners = (*places.owners, self.own)
+        asked = [number for number, count in enumerate(owner[present].bincount().tolist()) if count]
+        if len(asked) <= 1:
+            return [Share(owners[(asked or [0])[0]], torch.where(present, slot, -1), None)]
+        shares = []
+        for number in asked:
+            here = ((owner == number) & present).nonzero().squeeze(1)
+            shares.append(Share(owners[number], slot.index_select(0, here), here))
+        return shares
 
-    def _inherit(self, name: str, kept: Tensor, parent: Activations | None) -> Places:
-        """The parent's places, but for the rows kept here; owners that have none left drop out."""
-        plane = self.layout[name]
-        if parent is None:
-            raise ValueError(f"positions of plane {name!r} are given, but no parent's activations have the others")
-        if parent.layout.get(name) != plane:
-            raise ValueError(f"plane {name!r} must be like its parent's, {parent.layout.get(name)}, got {plane}")
-        theirs = parent.places.get(name)
-        owners = (*theirs.owners, parent) if theirs else (parent,)
-        owner = theirs.owner.clone() if theirs else torch.zeros(plane.num_rows, dtype=torch.int64)
-        slot = theirs.slot.clone() if theirs else torch.arange(plane.num_rows)
-        owner[kept] = len(owners)
-        slot[kept] = torch.arange(len(kept))
-        is_used = owner.bincount(minlength=len(owners) + 1) > 0
-        return Places(tuple(compress(owners, is_used.tolist())), (is_used.cumsum(0) - 1)[owner], slot)
+
+def _inherit(name: str, layout: Layout, kept: Tensor, parent: Activations | None) -> Places:
+    """The parent's places, but for the rows kept here; owners that have none left drop out."""
+    plane = layout[name]
+    if parent is None:
+        raise ValueError(f"positions of plane {name!r} are given, but no parent's activations have the others")
+    if parent.layout.get(name) != plane:
+        raise ValueError(f"plane {name!r} must be like its parent's, {parent.layout.get(name)}, got {plane}")
+    theirs = parent.places.get(name)
+    owners = (*theirs.owners, parent.own) if theirs else (parent.own,)
+    owner = theirs.owner.clone() if theirs else torch.zeros(plane.num_rows, dtype=torch.int64)
+    slot = theirs.slot.clone() if theirs else torch.arange(plane.num_rows)
+    owner[kept] = len(owners)
+    slot[kept] = torch.arange(len(kept))
+    is_used = owner.bincount(minlength=len(owners) + 1) > 0
+    return Places(tuple(compress(owners, is_used.tolist())), (is_used.cumsum(0) - 1)[owner], slot)
 
 
 def _is_all(name: str, layout: Layout, kept: Tensor) -> bool:

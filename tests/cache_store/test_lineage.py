@@ -1,11 +1,17 @@
 """Random trees of edits in a small store, beside a plain model that knows who computed each row."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-NUM_ROWS, ROW_BYTES, OTHER_BYTES = 6, 20, 16
+from cache_store.store import Store
+from cache_store.tiers.disk import Disk
+
+NUM_ROWS, ROW_BYTES, OTHER_BYTES = 6, 256, 128
 
 POSITIONS = st.sets(st.integers(0, NUM_ROWS - 1)).map(sorted)
 ACTIONS = st.lists(
@@ -93,3 +99,24 @@ def test_an_open_recording_never_changes(archive_of, actions):
         for action in actions:
             tree.act(*action)
             assert recording.rows(1, "rows", torch.arange(NUM_ROWS)).equal(rows)
+
+
+@settings(max_examples=40, deadline=None)
+@given(actions=ACTIONS)
+def test_a_restart_changes_nothing(archive_of, actions):
+    with tempfile.TemporaryDirectory() as name:
+        disk_bytes = 40 * 4096  # some recordings leave
+        tree = Tree(archive_of(disk=Disk(Path(name), disk_bytes)))
+        for action in actions:
+            tree.act(*action)
+        for pin in tree.pins:
+            pin.close()
+        on_disk = {one for one, tiers in tree.archive.tiers().items() if "disk" in tiers}
+        assert tree.store.close()
+        tree.archive.store = Store(2000, disk=Disk(Path(name), disk_bytes))
+        assert set(tree.archive.store.ids()) == set(tree.present)
+        for one in tree.present:
+            assert tree.archive.has_rows(one) == (one in on_disk)
+            if one in on_disk:
+                tree.archive.check(one)
+        assert tree.archive.store.close()

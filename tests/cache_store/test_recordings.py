@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cache_store.layout import Plane
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 
 POSITIONS = torch.arange(6)
 
@@ -23,7 +23,7 @@ def test_rows_are_copies(archive):
 
 
 def test_what_is_written_is_copied():
-    store = MemoryStore(1 << 10)
+    store = Store(1 << 10)
     draft = store.create("a", {"rows": Plane.of(6, {"a": 2}, torch.float32, 1)})
     rows, latents = torch.ones(6, 2), torch.ones(3)
     draft.write(0, "rows", "a", rows)
@@ -50,8 +50,8 @@ def test_positions_may_repeat_and_may_be_none_at_all(archive):
         rows = archive.expected[name][1, "rows"]
         with archive.store.open(name) as recording:
             assert recording.rows(1, "rows", torch.tensor([2, 0, 2])).equal(rows[[2, 0, 2]])
-            assert recording.rows(1, "rows", POSITIONS[:0]).shape == (0, 5)
-            assert recording.rows(1, "rows", POSITIONS[:0], "b").shape == (0, 3)
+            assert recording.rows(1, "rows", POSITIONS[:0]).shape == (0, 64)
+            assert recording.rows(1, "rows", POSITIONS[:0], "b").shape == (0, 40)
 
 
 @pytest.mark.parametrize("positions", [[6], [-1], [0, 99]])
@@ -79,13 +79,18 @@ def test_reading_what_the_layout_has_not_is_a_key_error(archive, name, where, me
 @pytest.mark.parametrize(
     ("error", "message", "where", "shape"),
     [
-        (KeyError, r"plane must be one of \['norms', 'rows'\], got 'cols'", (0, "cols", "a"), (6, 2)),
-        (KeyError, "column must be one of plane 'rows', got 'c'", (0, "rows", "c"), (6, 2)),
-        (ValueError, "step must be below 2 in plane 'rows', got 2", (2, "rows", "a"), (6, 2)),
-        (ValueError, "step must be below 2 in plane 'rows', got -1", (-1, "rows", "a"), (6, 2)),
-        (ValueError, r"column 'a' of 'rows' must be \(6, 2\), got \(1, 2\)", (0, "rows", "a"), (1, 2)),  # no broadcast
-        (ValueError, r"column 'a' of 'rows' must be \(6, 2\), got \(6, 1\)", (0, "rows", "a"), (6, 1)),
-        (ValueError, r"column 'a' of 'rows' must be \(6, 2\), got \(2,\)", (0, "rows", "a"), (2,)),
+        (KeyError, r"plane must be one of \['norms', 'rows'\], got 'cols'", (0, "cols", "a"), (6, 24)),
+        (KeyError, "column must be one of plane 'rows', got 'c'", (0, "rows", "c"), (6, 24)),
+        (ValueError, "step must be below 2 in plane 'rows', got 2", (2, "rows", "a"), (6, 24)),
+        (ValueError, "step must be below 2 in plane 'rows', got -1", (-1, "rows", "a"), (6, 24)),
+        (
+            ValueError,
+            r"column 'a' of 'rows' must be \(6, 24\), got \(1, 24\)",
+            (0, "rows", "a"),
+            (1, 24),
+        ),  # no broadcast
+        (ValueError, r"column 'a' of 'rows' must be \(6, 24\), got \(6, 1\)", (0, "rows", "a"), (6, 1)),
+        (ValueError, r"column 'a' of 'rows' must be \(6, 24\), got \(24,\)", (0, "rows", "a"), (24,)),
     ],
 )
 def test_a_wrong_write_is_refused_by_name(archive, error, message, where, shape):
@@ -136,13 +141,13 @@ def test_a_plane_that_is_not_like_the_parents_is_refused(archive):
 def test_a_column_that_was_not_written_is_named(archive):
     draft = archive.store.create("a", archive.layout)
     for step in (0, 1):
-        draft.write(step, "rows", "a", torch.zeros(6, 2))
-    draft.write(0, "rows", "b", torch.zeros(6, 3))
-    draft.write(0, "norms", "norm", torch.zeros(1, 4))
+        draft.write(step, "rows", "a", torch.zeros(6, 24))
+    draft.write(0, "rows", "b", torch.zeros(6, 40))
+    draft.write(0, "norms", "norm", torch.zeros(1, 32))
     with pytest.raises(ValueError, match="1 columns are missing, the first is 'b' of 'rows', step 1"):
         draft.commit()
     assert archive.store.ids() == []
-    draft.write(1, "rows", "b", torch.zeros(6, 3))
+    draft.write(1, "rows", "b", torch.zeros(6, 40))
     draft.commit()
     assert archive.store.ids() == ["a"]
 
@@ -152,7 +157,11 @@ def test_an_ended_draft_takes_nothing(archive, end):
     draft = archive.draft("a")
     getattr(draft, end)()
     ids = archive.store.ids()
-    for late in (draft.commit, lambda: draft.put("image", b""), lambda: draft.write(0, "rows", "a", torch.zeros(6, 2))):
+    for late in (
+        draft.commit,
+        lambda: draft.put("image", b""),
+        lambda: draft.write(0, "rows", "a", torch.zeros(6, 24)),
+    ):
         with pytest.raises(ValueError, match="the draft of 'a' was committed or aborted"):
             late()
     draft.abort()
@@ -161,7 +170,7 @@ def test_an_ended_draft_takes_nothing(archive, end):
 
 def test_an_empty_layout_keeps_the_core_only(archive):
     draft = archive.store.create("a", {})
-    draft.write(0, "rows", "a", torch.zeros(6, 2))  # as where there is no room
+    draft.write(0, "rows", "a", torch.zeros(6, 24))  # as where there is no room
     draft.put("image", b"png")
     assert draft.activations is None
     draft.commit()

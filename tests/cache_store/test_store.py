@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from cache_store.layout import Plane
-from cache_store.store import MemoryStore
+from cache_store.store import Store
+
+ROW_BYTES, NORM_BYTES = 256, 128
 
 
 def test_a_miss_is_none(archive):
@@ -31,9 +33,9 @@ def test_bytes_are_counted_while_rows_live(archive, num_bytes):
     draft.commit()
     assert store.num_bytes == num_bytes
     archive.record("b", "a", [0, 1, 5])
-    assert store.num_bytes == num_bytes + 3 * 20 + 16
+    assert store.num_bytes == num_bytes + 3 * ROW_BYTES + NORM_BYTES
     store.delete("a")
-    assert store.num_bytes == num_bytes + 3 * 20 + 16  # b reads three rows of it
+    assert store.num_bytes == num_bytes + 3 * ROW_BYTES + NORM_BYTES  # b reads three rows of it
     store.delete("b")
     assert store.num_bytes == 0
 
@@ -85,7 +87,7 @@ def test_a_core_does_not_replace_a_whole_recording(archive):
 
 
 def test_the_least_recently_used_leaves_first(full):
-    full.store.open("a").close()
+    assert full.has_rows("a")
     full.record("d")
     assert full.store.ids() == ["b", "c", "a", "d"]
     full.record("b")  # its core is there, its rows are not
@@ -126,7 +128,7 @@ def test_a_draft_without_room_keeps_the_core_only(full):
 
 def test_nobody_leaves_in_vain(full):
     """One of three could leave, two are needed: none does."""
-    wide = {"rows": Plane.of(6, {"a": 10}, torch.float16, num_steps=2)}
+    wide = {"rows": Plane.of(6, {"a": 128}, torch.float16, num_steps=2)}
     with full.store.open("a"), full.store.open("b"):
         assert full.store.create("d", wide).activations is None
     assert all(full.has_rows(name) for name in "abc")
@@ -146,7 +148,7 @@ def test_a_store_without_room_keeps_cores(archive_of):
 
 
 def test_children_leave_before_their_parents(archive_of, num_bytes):
-    small = 20 + 16
+    small = ROW_BYTES + NORM_BYTES
     archive = archive_of(num_bytes + 2 * small)
     archive.record("a")
     archive.record("b", "a", [0])
@@ -188,7 +190,7 @@ def test_a_deleted_ancestor_that_nobody_reads_from_leaves(archive, num_bytes):
     archive.record("b", "a", [2, 3])
     archive.record("c", "b", [1, 2, 3])
     archive.store.delete("b")
-    assert archive.store.num_bytes == num_bytes + 3 * 20 + 16
+    assert archive.store.num_bytes == num_bytes + 3 * ROW_BYTES + NORM_BYTES
     archive.check("c")
 
 
@@ -204,7 +206,7 @@ def test_a_child_that_computed_no_row_is_its_parent(archive, num_bytes):
     archive.record("a")
     archive.record("b", "a", [])
     archive.check("b")
-    assert archive.store.num_bytes == num_bytes + 16
+    assert archive.store.num_bytes == num_bytes + NORM_BYTES
 
 
 def test_a_parent_may_be_deleted_under_a_draft(archive):
@@ -239,7 +241,7 @@ def test_only_so_many_recordings_are_remembered(archive_of, num_bytes):
 
 
 def test_only_so_many_bytes_of_cores_are_remembered():
-    store = MemoryStore(0, core_bytes=2500)
+    store = Store(0, core_bytes=2500)
     for name in "abc":
         with store.create(name, {}) as draft:
             draft.put("image", bytes(1000))

@@ -1,5 +1,6 @@
-"""Eight threads on a store with room for a few recordings."""
+"""32 threads on a store with room for a few recordings, in memory alone and in three tiers."""
 
+import errno
 import random
 import sys
 import threading
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from cache_store.layout import Plane
-from cache_store.store import MemoryStore
+from cache_store.store import Store
+from cache_store.tiers.arena import Arena
+from cache_store.tiers.disk import Disk
 
-NUM_THREADS, NUM_TURNS, NUM_IDS = 8, 150, 6
+NUM_THREADS, NUM_TURNS, NUM_IDS = 32, 40, 6
 LAYOUT = {"rows": Plane.of(64, {"a": 3, "b": 5}, torch.float32, num_steps=2)}
 NUM_BYTES = 2 * 64 * 8 * 4
 POSITIONS = torch.arange(64)
@@ -35,7 +38,9 @@ def work(store, number, start):
         if recording:
             num_read += read(recording)  # it is pinned: deleting it, or a full store, changes nothing
             recording.close()
-        assert store.num_bytes <= store.budget_bytes
+        counts = store.counts()
+        for tier, used_bytes in counts["used_bytes"].items():
+            assert used_bytes <= counts["budget_bytes"][tier] + (NUM_BYTES if tier == ("disk",) else 0)
     return num_read
 
 
@@ -63,13 +68,13 @@ def read(recording):
 
 
 def num_bytes_reached(store):
-    """Of all that the store's recordings can read."""
+    """In the host's memory, of all that the store's recordings can read."""
     living = set()
     for name in store.ids():
         with store.open(name) as recording:
             if recording.activations:
-                living |= {recording.activations} | recording.activations.owners
-    return sum(one.num_bytes for one in living)
+                living.update(recording.activations.read)
+    return sum(rows.lie.num_bytes for rows in living if "host" in rows.copies)
 
 
 @pytest.fixture
@@ -81,15 +86,49 @@ def _many_switches():
     sys.setswitchinterval(before)
 
 
-@pytest.mark.usefixtures("_many_switches")
-def test_nothing_is_torn_and_no_byte_is_lost():
-    store = MemoryStore(6 * NUM_BYTES, max_recordings=4)
+def disturb(store):
+    """32 threads at once; how many whole recordings they read."""
     start = threading.Barrier(NUM_THREADS)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         jobs = [pool.submit(work, store, number, start) for number in range(NUM_THREADS)]
-        assert sum(job.result() for job in jobs) > 0
+        return sum(job.result() for job in jobs)
+
+
+def end(store):
+    """Nothing is open and nothing moves: all bytes are those of recordings, and without recordings there are none."""
+    assert store.settle()
     assert len(store.ids()) <= 4
     assert store.num_bytes == num_bytes_reached(store)
     for name in store.ids():
         store.delete(name)
-    assert store.num_bytes == 0
+    assert store.settle()
+    assert not any(store.counts()["used_bytes"].values())
+
+
+@pytest.mark.usefixtures("_many_switches")
+def test_nothing_is_torn_and_no_byte_is_lost():
+    store = Store(6 * NUM_BYTES, max_recordings=4)
+    assert disturb(store) > 0
+    end(store)
+
+
+@pytest.mark.usefixtures("_many_switches")
+def test_nothing_is_torn_and_no_byte_is_lost_in_three_tiers(tmp_path, failing):
+    """The host has room for three recordings, the device for one, the disk for five; it fails a while."""
+    system = failing()
+    disk = Disk(tmp_path, 5 * NUM_BYTES + 40 * 4096, system=system, retry_seconds=0.001)
+    store = Store(3 * NUM_BYTES, max_recordings=4, device=Arena(NUM_BYTES), disk=disk)
+    assert disturb(store) > 0
+    assert store.settle()
+    system.fail(errno.ENOSPC, "write")
+    assert disturb(store) > 0
+    system.recover()
+    assert disturb(store) > 0
+    store._movement.mover.hurry()
+    assert store.settle()
+    counts = store.counts()
+    assert counts["disk_on"] == {(): 1}
+    assert "damaged" not in counts
+    assert counts["transfer_bytes"]["host", "disk"] > 0
+    end(store)
+    assert [path.name for path in tmp_path.iterdir()] == ["retouch.lock"]

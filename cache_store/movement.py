@@ -1,0 +1,166 @@
+"""What moves beside the requests: to the disk soon after a commit, back when it is read, away when nobody has it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import MutableMapping
+from functools import partial
+
+from cache_store.activations import Activations
+from cache_store.counts import Counts
+from cache_store.layout import aligned
+from cache_store.placement import Placement
+from cache_store.recording import Entry
+from cache_store.restart import Finder
+from cache_store.rows import Rows, Tier
+from cache_store.tiers.disk import Disk
+from cache_store.tiers.files import PAGE, DamagedError
+from cache_store.tiers.mover import Mover
+from cache_store.tiers.stored import core_as_parts, core_name
+
+log = logging.getLogger(__name__)
+
+HOT_HITS = 2  # of a recording whose rows are copied to a device
+
+
+class Movement:
+    """Keeps files as the entries are, a little later. A task may be repeated: it looks what is still to be done."""
+
+    def __init__(
+        self,
+        entries: MutableMapping[str, Entry],
+        placement: Placement,
+        lock: threading.RLock,  # of the entries
+        counts: Counts,
+    ) -> None:
+        self._entries = entries
+        self._placement = placement
+        self._disk = placement.disk
+        self._lock = lock
+        self._counts = counts
+        self.mover = Mover()
+
+    def start(self) -> None:
+        """What is whole on the disk is there again, the rest is removed. Where that fails it is tried again."""
+        if self._disk is None:
+            return
+        if not self._disk.start():
+            self._try_later(self._disk)
+            return
+        found = dict(Finder(self._disk, self._counts).recordings())
+        with self._lock:
+            for recording_id, entry in found.items():
+                if self._entries.setdefault(recording_id, entry) is entry and entry.activations:
+                    self._placement.add(entry.activations)
+        self._counts.add("reclaimed_bytes", count=self._disk.reclaimed_bytes + self._sweep())
+        self._placement.make_room_on_disk(0)
+
+    def committed(self, recording_id: str) -> None:
+        """It is written soon."""
+        if self._disk is not None and self._disk.is_on:
+            self.mover.put(("write", recording_id), partial(self._write, recording_id))
+
+    def forgotten(self, recording_id: str) -> None:
+        """Its name is gone, at once; its rows' file soon, if nobody reads from it. Under the lock."""
+        if self._disk is not None:
+            self._disk.remove(core_name(recording_id))
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Files that nobody needs are removed soon."""
+        if self._disk is not None and self._disk.is_started:
+            self.mover.put("sweep", self._sweep)
+
+    def read(self, activations: Activations, hits: int) -> None:
+        """They are copied to the host, or where they are hot to the device, if they are not there."""
+        for rows in activations.read:
+            if "host" not in rows.copies:
+                self.mover.put(("host", rows.name), partial(self._promote, rows, "host"))
+            elif hits >= HOT_HITS and "device" in self._placement.arenas and "device" not in rows.copies:
+                self.mover.put(("device", rows.name), partial(self._promote, rows, "device"))
+
+    def damaged(self, rows: Rows, error: DamagedError) -> None:
+        """Nobody gets them any more, nor what reads from them."""
+        log.warning("rows are dropped: %s", error)
+        self._counts.add("damaged", error.reason)
+        with self._lock:
+            self._placement.lose(rows, "damaged")
+            self._placement.forget_lost(self._entries)
+        self.sweep()
+
+    def _promote(self, rows: Rows, tier: Tier) -> None:
+        try:
+            with self._placement.hold((rows,)):
+                self._placement.promote(rows, tier)
+        except DamagedError as error:
+            self.damaged(rows, error)
+
+    def _write(self, recording_id: str) -> bool:
+        """A core, and the rows that it reads, owners first; False where the disk failed."""
+        entry, disk = self._entries.get(recording_id), self._disk
+        if entry is None or disk is None:
+            return True
+        is_written = self._write_core(disk, recording_id, entry) and self._write_rows(entry)
+        if not is_written:
+            self._try_later(disk)
+        return is_written
+
+    def _write_core(self, disk: Disk, recording_id: str, entry: Entry) -> bool:
+        if entry.is_stored:
+            return True
+        name = core_name(recording_id)
+        meta, sections = core_as_parts(recording_id, entry.blobs, entry.activations, entry.parent_id)
+        if not self._placement.make_room_on_disk(PAGE + sum(aligned(len(data), PAGE) for data in sections.values())):
+            self._counts.add("shed", "disk")
+            return True
+        if not disk.prepare(name, meta, sections):
+            return False
+        with self._lock:  # nobody deletes it between the question and the answer
+            if self._entries.get(recording_id) is not entry:
+                disk.discard(name)
+                return True
+            entry.is_stored = disk.publish(name) is not None
+        return entry.is_stored and disk.synchronise()
+
+    def _write_rows(self, entry: Entry) -> bool:
+        """Nothing without its core or its owners: it could not be read."""
+        activations = entry.activations if entry.is_stored else None
+        in_order = (*activations.owners, activations.own) if activations else ()
+        with self._placement.hold(in_order):
+            for rows in in_order:
+                if not self._placement.write(rows):
+                    return False
+                if "disk" not in rows.copies:
+                    break
+        with self._lock:
+            self._placement.forget_lost(self._entries)
+        return True
+
+    def _sweep(self) -> int:
+        """Bytes that are free now."""
+        if self._disk is None:
+            return 0
+        with self._lock:
+            wanted = {core_name(one) for one, entry in self._entries.items() if entry.is_stored}
+            wanted |= self._placement.file_names()
+        num_bytes = self._disk.keep_only(wanted)
+        if not self._disk.is_on:
+            self._try_later(self._disk)
+        return num_bytes
+
+    def _try_later(self, disk: Disk) -> None:
+        self.mover.put("retry", self._retry, disk.wait_seconds)
+
+    def _retry(self) -> None:
+        """Everything that was not written meanwhile, as far as it goes."""
+        disk = self._disk
+        if disk is None:
+            return
+        if not disk.is_started:
+            self.start()
+        if not disk.is_started or not all(self._write(one) for one in list(self._entries)):
+            return
+        if not disk.is_on:
+            disk.probe()
+        self._sweep()

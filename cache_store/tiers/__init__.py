@@ -1,0 +1,1 @@
+"""Where bytes may lie: memory of the host, of a device, files."""
