@@ -1,16 +1,22 @@
-"""Multiplications of the VAE decoder, dense and on rows, without weights: `python -m loadtests.decoder --help`.
+"""What the VAE decoder costs, dense and on rows: `python -m loadtests.decoder [--masks FILE.npz | --seconds] [--json]`.
 
-The shape of Stable Diffusion's VAE. `sparse_gmac` decodes what an edit pastes (its mask, `--paste-margin` positions
-wider); a file of many packed masks gives their mean.
+Multiplications, without weights, in the shape of Stable Diffusion's VAE: `sparse_gmac` decodes what an edit pastes (its
+mask, `--paste-margin` positions wider); a file of many packed masks gives their mean. The norms of the changed rows are
+sums over these rows, and multiply no matrices.
+
+`--seconds`: postcard's decoder on one thread for squares of several sizes, each next to a dense decode, medians. They
+are the processor's own, without the share of other programs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -18,12 +24,16 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loadtests.conditions import conditions
 from loadtests.macs import read_masks
 from loadtests.shapes import check_size, synthetic_masks
-from service.engine.decoder import layers_of
+from service.engine.decoder import decode, decode_rows, layers_of
+from service.engine.weights import load_model
 from sparse_ops.shells import make_shells
 
 SCALE = 8  # pixels of a latent position
+POSTCARD = 32  # latent positions a side
+SIDES = (6, 10, 14, 18, 20, 22, 26)  # of squares, in latent positions
 
 
 def published() -> Any:
@@ -87,12 +97,41 @@ def measure(masks: dict[str, Tensor], size: int, paste_margin: int) -> dict[str,
     }
 
 
+def measure_seconds(num_rounds: int) -> dict[str, Any]:
+    """What is printed with `--seconds`: for each part of the picture, how much quicker its rows are."""
+    torch.set_num_threads(1)
+    vae, before = load_model().vae, conditions(torch.device("cpu"), seed=0)
+    latents = torch.randn(1, 4, POSTCARD, POSTCARD, generator=torch.Generator().manual_seed(0))
+    statistics = decode(vae, latents).statistics
+    pairs: dict[int, list[tuple[float, float]]] = {side: [] for side in SIDES}
+    for side in SIDES * num_rounds:
+        needed, begin = torch.zeros(POSTCARD * SCALE, POSTCARD * SCALE, dtype=torch.bool), (POSTCARD - side) // 2
+        needed[begin * SCALE :, begin * SCALE :][: side * SCALE, : side * SCALE] = True
+        times = _seconds(decode, vae, latents), _seconds(decode_rows, vae, latents, needed, statistics)
+        pairs[side].append(times)
+    medians = {side: [median(column) for column in zip(*each, strict=True)] for side, each in pairs.items()}
+    return {
+        "conditions": before,
+        "rounds": num_rounds,
+        "dense_seconds": round(median(dense for dense, _ in medians.values()), 3),
+        "ratios": {round((side / POSTCARD) ** 2, 2): round(dense / rows, 2) for side, (dense, rows) in medians.items()},
+    }
+
+
+def _seconds(run: Callable[..., object], *arguments: object) -> float:
+    begin = time.process_time()
+    run(*arguments)
+    return time.process_time() - begin
+
+
 def main() -> None:
-    """Prints the counts for one file of masks."""
+    """Prints the counts for one file of masks, or the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=768, help="image height and width in pixels")
     parser.add_argument("--masks", type=Path, help=".npz of named bool masks, or of packed `masks` and `shape`")
     parser.add_argument("--paste-margin", type=int, default=1)
+    parser.add_argument("--seconds", action="store_true", help="times of postcard's decoder instead of counts")
+    parser.add_argument("--rounds", type=int, default=7, help="of --seconds")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     arguments = parser.parse_args()
     size = arguments.size // SCALE
@@ -101,7 +140,8 @@ def main() -> None:
         check_size(masks, size)
     except ValueError as error:
         parser.error(str(error))
-    result = measure(masks, size, arguments.paste_margin)
+    counted = not arguments.seconds
+    result = measure(masks, size, arguments.paste_margin) if counted else measure_seconds(arguments.rounds)
     print(json.dumps(result) if arguments.json else "\n".join(f"{name}: {value}" for name, value in result.items()))
 
 

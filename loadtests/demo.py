@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cache_store.store import MemoryStore
 from service.batching.runner import run
-from service.engine.masks import to_png_array
+from service.engine.given_mask import to_png_array
 from service.engine.weights import Model, load_model
 from service.jobs import EditJob, GenerateJob, Job, Outcome, Receipt, SamplingRequest
 

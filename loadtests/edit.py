@@ -4,6 +4,13 @@ For frozen edits of postcard, interleaved: our edit (its source recorded, as a s
 given, our dense drawing of the new words, and diffusers' own text-to-image, image-to-image (SDEdit, strength 0.8) and
 in-painting (under our mask), all with the same steps and guidance. The first pair warms up and is not counted.
 `speedup` is the median of dense / edit over pairs, by which of ours and diffusers' dense is faster.
+
+`masks`: the same ways at given masks of 5, 11, 23 and 35 % of the picture, whatever the words; there the search for
+the mask is timed alone (`detection`), and `edit, with detection` is both together. `batched`: eight edits of 5 % whose
+steps share network calls, beside the same eight one by one.
+
+`--model random` is Stable Diffusion 2.1's size with random weights, written to a temporary directory: of its edits only
+those at given masks are timed, as its own masks mean nothing.
 """
 
 from __future__ import annotations
@@ -12,120 +19,169 @@ import argparse
 import json
 import os
 import sys
-import time
+import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
-from PIL import Image
 
-from cache_store.store import MemoryStore
-from loadtests.conditions import conditions
-from service.batching.runner import run
-from service.engine.masks import to_png_array
-from service.engine.weights import Model, load_model
-from service.jobs import EditJob, GenerateJob, Outcome, SamplingRequest
+from loadtests.conditions import conditions, save
+from loadtests.random_model import write_random_model
+from loadtests.shapes import synthetic_mask
+from loadtests.ways import Peers, Stopwatch, Ways
+from service.engine.graphs import CudaRecorder, Graphs
+from service.engine.masks import Mask
+from service.engine.predict import predict
+from service.engine.weights import find_model, load_model
 from service.postcard.model import MODEL_DIRECTORY
 from service.postcard.pairs import EditPair, load_pairs
 
-STRENGTH = 0.8  # of image-to-image: so much of the steps is drawn
 STAGES = ("encode", "detect", "denoise", "decode")
+MASK_RATIOS = (0.05, 0.11, 0.23, 0.35)
+BATCH, BATCH_RATIO = 8, 0.05
+GRAPHS_BYTES = 4 << 30  # as a service has it
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-class Peers:
-    """Diffusers' pipelines over one set of weights."""
+@dataclass(frozen=True)
+class Plan:
+    """What is timed."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.draw = StableDiffusionPipeline.from_pretrained(MODEL_DIRECTORY, dtype=dtype).to(device)
-        parts = {**self.draw.components, "requires_safety_checker": False}
-        self.redraw = StableDiffusionImg2ImgPipeline(**parts)
-        self.inpaint = StableDiffusionInpaintPipeline(**parts)
-        for pipeline in (self.draw, self.redraw, self.inpaint):
-            pipeline.set_progress_bar_config(disable=True)
+    pairs: Sequence[EditPair]  # that find their own masks; one more, the first, warms up
+    mask_ratios: Sequence[float] = MASK_RATIOS
+    batch: int = BATCH
+    repeats: int = 3  # of given masks and of the batch, after one that warms up
 
 
 def main() -> None:
     """Prints medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=20, help="so many of the frozen pairs, spread over their kinds")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2))
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
+    dtype = DTYPES[arguments.dtype or ("float16" if device.type == "cuda" else "float32")]
     pairs = load_pairs()
-    chosen = pairs[:: max(1, len(pairs) // arguments.pairs)]
-    result = measure([chosen[0], *chosen], device)
+    num_pairs = 0 if arguments.model == "random" else arguments.pairs
+    plan = Plan(pairs[:: max(1, len(pairs) // num_pairs)] if num_pairs else [], repeats=arguments.repeats)
+    with ExitStack() as stack:
+        directory = MODEL_DIRECTORY
+        if arguments.model == "random":
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            write_random_model(directory, device)
+        elif arguments.model != "postcard":
+            directory = find_model(arguments.model)
+        ways = ways_of(directory, device, dtype, arguments.steps, int(arguments.store_gib * (1 << 30)))
+        result = {"model": arguments.model} | measure(ways, plan)
+    if arguments.save:
+        program = "edit" if arguments.model == "postcard" else f"edit-{Path(arguments.model).name}"
+        print(save(result, program, arguments.save), file=sys.stderr)
     print(json.dumps(result) if arguments.json else "\n".join(f"{name}: {value}" for name, value in result.items()))
 
 
+def ways_of(directory: Path, device: torch.device, dtype: torch.dtype, steps: int | None, store_bytes: int) -> Ways:
+    """All that draws with the weights of a directory."""
+    model = load_model(directory, device=device, dtype=dtype)
+    graphs = Graphs(CudaRecorder(device), GRAPHS_BYTES) if device.type == "cuda" else None
+    return Ways(
+        model,
+        Peers(directory, device, dtype),
+        steps or model.defaults.num_inference_steps,
+        store_bytes,
+        partial(predict, graphs=graphs),
+    )
+
+
 @torch.no_grad()
-def measure(pairs: Sequence[EditPair], device: torch.device) -> dict[str, Any]:
-    """What is printed; the first pair is not counted."""
-    under = conditions(device, seed=0)
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    model, peers = load_model(device=device, dtype=dtype), Peers(device, dtype)
-    seconds: dict[str, list[float]] = defaultdict(list)
-    stages: dict[str, list[float]] = defaultdict(list)
-    ratios = []
-    for number, pair in enumerate(pairs):
-        timed, outcome = measure_pair(model, peers, pair)
-        print(f"{number} {pair.prompt}", file=sys.stderr)
-        if number:
-            for name, value in timed.items():
-                seconds[name].append(value)
-            for stage in STAGES:
-                stages[stage].append(outcome.receipt.seconds.get(stage, 0.0))
-            ratios.append(outcome.receipt.edited_ratio)
-    dense = np.minimum(seconds["dense"], seconds["diffusers"])
+def measure(ways: Ways, plan: Plan) -> dict[str, Any]:
+    """What is printed."""
     return {
-        **under,
-        "dtype": str(dtype).removeprefix("torch."),
-        "pairs": len(ratios),
-        "edited_ratio": round(float(np.mean(ratios)), 3),
+        **conditions(ways.model.device, seed=0),
+        "dtype": str(ways.model.dtype).removeprefix("torch."),
+        "without_kernels": ways.model.without_kernels,
+        "pixels": [ways.model.defaults.height, ways.model.defaults.width],
+        "steps": ways.num_steps,
+        **measure_pairs(ways, plan.pairs),
+        "masks": measure_masks(ways, plan),
+        "batched": measure_batch(ways, plan),
+    }
+
+
+def measure_pairs(ways: Ways, pairs: Sequence[EditPair]) -> dict[str, Any]:
+    """Edits that find their own masks."""
+    told = Told()
+    for number, pair in enumerate([*pairs[:1], *pairs]):
+        print(f"{number} {pair.prompt}", file=sys.stderr, flush=True)
+        source = ways.record(pair.source_prompt, pair.seed)
+        seconds, outcome = ways.time_all(source, pair.prompt, None)
+        if number:
+            told.add(seconds, outcome.receipt.seconds, outcome.receipt.edited_ratio)
+    return {"pairs": len(pairs)} | told.summary(("edit", "edit, mask given")) if pairs else {"pairs": 0}
+
+
+def measure_masks(ways: Ways, plan: Plan) -> dict[str, Any]:
+    """Edits under given masks of one source, ratio after ratio, round after round."""
+    source, told = ways.record(PROMPTS[0], seed=0), {ratio: Told() for ratio in plan.mask_ratios}
+    for number in range(1 + plan.repeats):
+        for ratio in plan.mask_ratios:
+            print(f"{number} mask of {ratio:.0%}", file=sys.stderr, flush=True)
+            seconds, outcome = ways.time_all(source, PROMPTS[1], _mask(ways, ratio, number))
+            seconds["edit, with detection"] = seconds["edit, mask given"] + seconds["detection"]
+            if number:
+                told[ratio].add(seconds, outcome.receipt.seconds, outcome.receipt.edited_ratio)
+    compared = ("edit, mask given", "edit, with detection")
+    return {f"{ratio:.2f}": each.summary(compared) for ratio, each in told.items()}
+
+
+def measure_batch(ways: Ways, plan: Plan) -> dict[str, Any]:
+    """Small edits of one source, with masks of their own, together and one by one."""
+    source, seconds = ways.record(PROMPTS[0], seed=0), defaultdict[str, list[float]](list)
+    masks = [_mask(ways, BATCH_RATIO, number) for number in range(plan.batch)]
+    jobs = [ways.given(source, PROMPTS[1 + number % (len(PROMPTS) - 1)], mask) for number, mask in enumerate(masks)]
+    for number in range(1 + plan.repeats):
+        print(f"{number} batch of {len(jobs)}", file=sys.stderr, flush=True)
+        watch = Stopwatch(ways.model.device)
+        watch.time("one by one", lambda: [ways.edit(source, job) for job in jobs])
+        watch.time("together", lambda: ways.edit_together(source, jobs))
+        for name, value in watch.seconds.items() if number else ():
+            seconds[name].append(value)
+    return {
+        "edits": len(jobs),
+        "edited_ratio": round(float(np.mean([mask.mean() for mask in masks])), 3),
         "seconds": {name: spread(values) for name, values in seconds.items()},
-        "stages": {name: spread(values)["median"] for name, values in stages.items()},
-        "speedup": {name: spread(dense / np.array(seconds[name])) for name in ("edit", "edit, mask given")},
+        "speedup": spread(np.array(seconds["one by one"]) / np.array(seconds["together"])),
     }
 
 
-def measure_pair(model: Model, peers: Peers, pair: EditPair) -> tuple[Mapping[str, float], Outcome]:
-    """Seconds of each way, one after the other, and what our edit told."""
-    store, sampling = MemoryStore(2 << 30), SamplingRequest(seed=pair.seed)
-    source = Outcome.of(run(model, store, GenerateJob(pair.source_prompt, sampling)))
-    if source.image is None:
-        raise ValueError("a drawn picture has an image")
-    image_id, picture = source.image.image_id, source.image.image
-    seconds: dict[str, float] = {}
+class Told:
+    """What some edits took, way by way."""
 
-    def timed(name: str, way: Callable[[], Any]) -> Any:
-        _wait(model.device)
-        begin = time.perf_counter()
-        result = way()
-        _wait(model.device)
-        seconds[name] = time.perf_counter() - begin
-        return result
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.stages: dict[str, list[float]] = defaultdict(list)
+        self.ratios: list[float] = []
 
-    edit = timed("edit", lambda: Outcome.of(run(model, store, EditJob(pair.prompt, image_id))))
-    mask = Image.fromarray(to_png_array(edit.mask.edit_mask, model.latent_scale))
-    given = EditJob(pair.prompt, image_id, edit_mask=mask, mask_mode="given")
-    timed("edit, mask given", lambda: Outcome.of(run(model, store, given)))
-    again = GenerateJob(pair.prompt, sampling, cache="off")
-    timed("dense", lambda: Outcome.of(run(model, store, again)))
-    common = {
-        "prompt": pair.prompt,
-        "num_inference_steps": model.defaults.num_inference_steps,
-        "guidance_scale": model.defaults.guidance_scale,
-        "generator": torch.Generator().manual_seed(pair.seed),
-    }
-    timed("diffusers", lambda: peers.draw(**common, guidance_rescale=model.defaults.guidance_rescale))
-    timed("image-to-image", lambda: peers.redraw(**common, image=picture, strength=STRENGTH))
-    timed("in-painting", lambda: peers.inpaint(**common, image=picture, mask_image=mask, strength=1.0))
-    return seconds, edit
+    def add(self, seconds: Mapping[str, float], stages: Mapping[str, float], edited_ratio: float) -> None:
+        """One edit."""
+        for name, value in seconds.items():
+            self.seconds[name].append(value)
+        for stage in STAGES:
+            self.stages[stage].append(stages.get(stage, 0.0))
+        self.ratios.append(edited_ratio)
+
+    def summary(self, compared: Sequence[str]) -> dict[str, Any]:
+        """Medians; `compared` with drawing it again, ours or diffusers', whichever is faster."""
+        dense = np.minimum(self.seconds["dense"], self.seconds["diffusers"])
+        return {
+            "edited_ratio": round(float(np.mean(self.ratios)), 3),
+            "seconds": {name: spread(values) for name, values in self.seconds.items()},
+            "stages": {name: spread(values)["median"] for name, values in self.stages.items()},
+            "speedup": {name: spread(dense / np.array(self.seconds[name])) for name in compared},
+        }
 
 
 def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
@@ -134,9 +190,37 @@ def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {"median": median, "low": low, "high": high}
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _mask(ways: Ways, ratio: float, seed: int) -> Mask:
+    size = ways.model.defaults.height // ways.model.latent_scale
+    return synthetic_mask(size, ratio, seed).numpy()
+
+
+PROMPTS = (
+    "a desert under a clear sky with a red house",
+    "a desert under a clear sky with a blue house",
+    "a desert under a clear sky with a tent",
+    "a desert under a clear sky with a tree",
+    "a desert under a night sky with a red house",
+    "a desert under a cloudy sky with a red house",
+    "a desert under a sunset sky with a red house",
+    "a green hill under a clear sky with a red house",
+    "a forest under a clear sky with a red house",
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="postcard", help="postcard, random, or a diffusers directory (SD 1.x, 2.x)")
+    parser.add_argument("--pairs", type=int, default=20, help="so many of the frozen pairs, spread over their kinds")
+    parser.add_argument("--repeats", type=int, default=3, help="of given masks and of the batch")
+    parser.add_argument("--steps", type=int, help="default: the model's own")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: float16, on a CPU float32")
+    parser.add_argument("--store-gib", type=float, default=2, help="of memory for recordings")
+    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2))
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    parser.add_argument("--save", type=Path, metavar="DIRECTORY", help="keep the JSON there, named by device and date")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Rules of edits, compared: the frozen edits of postcard under several of them, judged.
 
-python -m loadtests.rules margin|detection|storage [--pairs N] [--json] [--sheet FILE.png]
+python -m loadtests.rules margin|detection|storage|decoding|deep [--pairs N] [--json] [--sheet FILE.png]
 
 `margin`: 0, 1 and 2 latent positions computed beyond the edit mask. `detection`: probes, and the paper's first steps.
-`storage`: what recordings are kept in, with the bytes of a source's.
+`storage`: what recordings are kept in, with the bytes of a source's. `decoding`: all of the edited latents, or rows.
+`deep`: every step complete, or every second, third and fifth, and shallow ones between.
 For each: successful edits and kept attributes (the judge's word), the mean edited ratio, multiplications as a part of
 drawing the picture again (detection included), how much the masks have in common with the first rules' (intersection
-over union), and for each `paste_margin` the step that pasting adds between neighbouring pixels, in levels of 255,
-against the edited latents decoded whole (no seam). Below one level nobody sees it.
+over union). In levels of 255, against the edited latents decoded whole (no seam): the step that pasting adds between
+neighbouring pixels, as served and for each `paste_margin`, below one of which nobody sees it; and by how much colours
+inside the mask are off where rows were decoded (the mean over edits of each one's mean, its worst, the largest at all).
+The same of all edits, against their pictures under the first rules.
 """
 
 from __future__ import annotations
@@ -22,18 +25,20 @@ from typing import get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
 from cache_store.store import MemoryStore
+from loadtests.conditions import conditions
 from service.batching.runner import run
-from service.engine.codec import Pixels, decode, paste
+from service.engine.codec import DENSE_RATIO, Pixels, decode, paste
 from service.engine.core import Core
 from service.engine.masks import Mask, widen
 from service.engine.recording import Format, Storage
 from service.engine.weights import Model, load_model
-from service.jobs import Detection, EditJob, EditRules, GenerateJob, Outcome, SamplingRequest
+from service.jobs import Decoding, Detection, EditJob, EditRules, GenerateJob, Outcome, SamplingRequest
 from service.postcard.judge import Judge, load_judge
 from service.postcard.pairs import EditPair, load_pairs
 
@@ -42,6 +47,8 @@ RULES: dict[str, dict[str, Rules]] = {
     "margin": {f"margin {margin}": (EditRules(margin=margin), Format()) for margin in (0, 1, 2)},
     "detection": {f"detection {name}": (EditRules(detection=name), Format()) for name in get_args(Detection)},
     "storage": {f"storage {name}": (EditRules(), Format(name)) for name in get_args(Storage)},
+    "deep": {f"deep_every {every}": (EditRules(deep_every=every), Format()) for every in (1, 2, 3, 5)},
+    "decoding": {f"decoding {name}": (EditRules(decoding=name), Format()) for name in get_args(Decoding)},
 }
 PASTE_MARGINS = (0, 1, 2, 3, 4)
 CELL = 192  # pixels of a picture on the sheet
@@ -53,12 +60,24 @@ class Trial:
 
     pair: EditPair
     rules: str
+    paste_margin: int
     source: Pixels
-    edited: Pixels
+    edited: Pixels  # as served
+    whole: Pixels  # the edited latents, all decoded, nothing pasted
     edit_mask: Mask
     source_bytes: int
     macs_ratio: float  # of drawing it again, detection included
-    added_steps: tuple[float, ...]  # by pasting, for each of PASTE_MARGINS
+
+    @property
+    def is_on_rows(self) -> bool:
+        """Whether `decoding: rows` decodes rows of it, and not everything because that is quicker."""
+        return bool(self.edit_mask.any() and widen(self.edit_mask, self.paste_margin).mean() <= DENSE_RATIO)
+
+    def errors(self, right: Pixels) -> NDArray[np.int_]:
+        """Of the colours inside the mask, in levels of 255."""
+        scale = self.source.shape[0] // self.edit_mask.shape[0]
+        inside = np.kron(self.edit_mask, np.ones((scale, scale), bool))
+        return np.abs(self.edited.astype(int) - right)[inside]
 
 
 def main() -> None:
@@ -71,7 +90,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model, judge = load_model(), load_judge()
+    model, judge, before = load_model(), load_judge(), conditions(torch.device("cpu"), seed=0)
     pairs = load_pairs()
     chosen = pairs[:: max(1, len(pairs) // arguments.pairs)]
     rules = RULES[arguments.vary]
@@ -79,7 +98,7 @@ def main() -> None:
     first, *_ = columns = list(zip(*trials, strict=True))
     table = [summary(judge, column, first) for column in columns]
     if arguments.json:
-        print(json.dumps(table))
+        print(json.dumps({"conditions": before, "table": table}))
     else:
         for line in table:
             print("  ".join(f"{name} {value}" for name, value in line.items()))
@@ -99,12 +118,13 @@ def trials_of(model: Model, pair: EditPair, rules: Mapping[str, Rules]) -> Itera
         yield Trial(
             pair,
             name,
+            each.paste_margin,
             _pixels(source),
             _pixels(edit),
+            _whole(model, store, edit),
             edit.mask.edit_mask,
             source_bytes,
             edit.receipt.macs_computed / max(1, edit.receipt.macs_dense),
-            _added_steps(model, store, source, edit),
         )
 
 
@@ -121,7 +141,8 @@ def summary(judge: Judge, trials: Sequence[Trial], first: Sequence[Trial]) -> di
         kind: round(_mean(trial.edit_mask.mean() for trial in trials if trial.pair.kind == kind), 3)
         for kind in dict.fromkeys(trial.pair.kind for trial in trials)
     }
-    added = np.array([trial.added_steps for trial in trials if trial.added_steps]).mean(0)
+    edited = [trial for trial in trials if trial.edit_mask.any()]
+    served = [_added_step(trial.edited, trial, trial.paste_margin) for trial in edited]
     return {
         "rules": trials[0].rules,
         "pairs": len(trials),
@@ -132,8 +153,16 @@ def summary(judge: Judge, trials: Sequence[Trial], first: Sequence[Trial]) -> di
         "source_mb": round(_mean(trial.source_bytes for trial in trials) / 1e6, 1),
         "macs_ratio": round(_mean(trial.macs_ratio for trial in trials), 3),
         "mask_iou": round(_mean(_iou(t.edit_mask, f.edit_mask) for t, f in zip(trials, first, strict=True)), 3),
-        "step_at_paste_margin": {
-            width: round(float(step), 2) for width, step in zip(PASTE_MARGINS, added, strict=True)
+        "step": round(_mean(served), 2),
+        "step_at_paste_margin": {width: round(_mean(_pasted_steps(edited, width)), 2) for width in PASTE_MARGINS},
+        "levels_off": {
+            kind: _levels_off([(t, t.whole) for t in trials if t.pair.kind == kind and t.is_on_rows]) for kind in ratios
+        },
+        "levels_from_first": {
+            kind: _levels_off(
+                [(t, f.edited) for t, f in zip(trials, first, strict=True) if t.pair.kind == kind and t.edit_mask.any()]
+            )
+            for kind in ratios
         },
     }
 
@@ -159,24 +188,38 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def _added_steps(model: Model, store: MemoryStore, source: Outcome, edit: Outcome) -> tuple[float, ...]:
-    """For each paste margin; nothing where nothing was edited."""
-    recording = store.open(edit.receipt.image_id)
-    if recording is None or edit.mask is None or not edit.mask.edit_mask.any():
-        return ()
-    with recording:
-        drawn = decode(model, Core.load(recording).latents[-1:]).pixels
-    return tuple(_added_step(_pixels(source), drawn, edit.mask.edit_mask, width) for width in PASTE_MARGINS)
+def _levels_off(compared: Sequence[tuple[Trial, Pixels]]) -> dict[str, float] | None:
+    """Of the colours inside the masks of edits, against other pictures; None where there is no edit."""
+    errors = [trial.errors(right) for trial, right in compared]
+    if not errors:
+        return None
+    means = [float(of_one.mean()) for of_one in errors]
+    largest = max(int(of_one.max()) for of_one in errors)
+    return {"edits": len(means), "mean": round(_mean(means), 2), "worst_mean": round(max(means), 2), "max": largest}
 
 
-def _added_step(source: Pixels, drawn: Pixels, edit_mask: np.ndarray, paste_margin: int) -> float:
+def _pasted_steps(trials: Sequence[Trial], width: int) -> list[float]:
+    """Of the whole decoded picture, pasted so wide."""
+    return [_added_step(paste(trial.source, trial.whole, trial.edit_mask, width), trial, width) for trial in trials]
+
+
+def _added_step(pasted: Pixels, trial: Trial, paste_margin: int) -> float:
     """Mean over neighbouring pixels of the rim, from the mask's last pixel to the first that is the source's."""
-    scale = source.shape[0] // edit_mask.shape[0]
-    inside = np.kron(edit_mask, np.ones((scale, scale), bool))
-    added = paste(source, drawn, edit_mask, paste_margin).astype(int) - drawn
+    scale = trial.source.shape[0] // trial.edit_mask.shape[0]
+    inside = np.kron(trial.edit_mask, np.ones((scale, scale), bool))
+    added = pasted.astype(int) - trial.whole
     rim = widen(inside, paste_margin * scale + 1) & ~inside
     steps = [np.abs(np.diff(added, axis=axis)).mean(-1)[np.delete(rim, 0, axis)] for axis in (0, 1)]
     return float(np.concatenate(steps).mean()) if rim.any() else 0.0
+
+
+def _whole(model: Model, store: MemoryStore, edit: Outcome) -> Pixels:
+    """What the edited latents are without pasting."""
+    recording = store.open(edit.receipt.image_id)
+    if recording is None:
+        raise ValueError("an edit is recorded")
+    with recording:
+        return decode(model, Core.load(recording).latents[-1:]).pixels
 
 
 def _outcome(model: Model, store: MemoryStore, job: GenerateJob | EditJob) -> Outcome:

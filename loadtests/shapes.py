@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from service.engine.unet import UNetConfig
 
@@ -26,6 +28,17 @@ SHAPES = {
     ),
 }  # fmt: skip
 NUM_TOKENS = 77
+_DIFFUSERS = {"use_linear_projection": True, "sample_size": 96}
+CONFIGS: dict[str, dict[str, Any]] = {  # what diffusers' UNet2DConditionModel is made with, for the same shapes
+    "sd2.1": _DIFFUSERS | {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20)},
+    "sdxl": _DIFFUSERS | {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (320, 640, 1280), "transformer_layers_per_block": (1, 2, 10),
+        "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20), "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+    },
+}  # fmt: skip
 
 
 def load_masks(path: Path) -> dict[str, Tensor]:  # bool [H, W] or [N, H, W]
@@ -39,12 +52,44 @@ def load_masks(path: Path) -> dict[str, Tensor]:  # bool [H, W] or [N, H, W]
 
 
 def synthetic_masks(size: int, seed: int = 0) -> dict[str, Tensor]:
-    """Edit masks like the published ones of the 5, 15 and 30 % benchmark, in ragged patches: a rough field, cut."""
+    """Edit masks like the published ones of the 5, 15 and 30 % benchmark."""
+    ratios = {"mask_05": 0.042, "mask_15": 0.155, "mask_30": 0.310}
+    return {name: synthetic_mask(size, ratio, seed) for name, ratio in ratios.items()}
+
+
+def synthetic_mask(size: int, ratio: float, seed: int = 0) -> Tensor:  # bool [size, size]
+    """An edit mask in ragged patches, this part of all positions: a rough field, cut."""
     frequencies = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None])
     noise = np.random.default_rng(seed).standard_normal((size, size))
     field = np.fft.ifft2(np.fft.fft2(noise) / (frequencies + 2 / size) ** 2.5).real
-    ratios = {"mask_05": 0.042, "mask_15": 0.155, "mask_30": 0.310}
-    return {name: torch.from_numpy(field > np.quantile(field, 1 - ratio)) for name, ratio in ratios.items()}
+    return torch.from_numpy(field > np.quantile(field, 1 - ratio))
+
+
+def sampled(
+    masks: Tensor,  # bool [H, W] or [N, H, W]
+    count: int,
+    seed: int = 0,
+) -> Tensor:  # bool [n, H, W], n <= count
+    """So many of the masks, a seeded choice; masks of nothing are left out, there is nothing to compute."""
+    stack = masks.view(-1, *masks.shape[-2:])
+    stack = stack[stack.flatten(1).any(1)]
+    return stack[torch.randperm(len(stack), generator=torch.Generator().manual_seed(seed))[:count]]
+
+
+def resized(masks: Tensor, size: int) -> Tensor:  # bool [N, H, W] -> [N, size, size]
+    """The same masks at another size: each position takes the nearest one's."""
+    return F.interpolate(masks[:, None].float(), (size, size), mode="nearest")[:, 0].bool()
+
+
+def widened(masks: Tensor, margin: int) -> Tensor:  # bool [N, H, W] -> [N, H, W]
+    """Every position within so many of the mask, diagonals included."""
+    return F.max_pool2d(masks[:, None].float(), 2 * margin + 1, 1, margin)[:, 0].bool()
+
+
+def ratio_name(name: str) -> str:
+    """What a mask of the benchmark is called by its ratio: "0.05" of mask_05; other masks keep their names."""
+    number = name.removeprefix("mask_")
+    return f"0.{number}" if number != name and number.isdigit() else name
 
 
 def check_size(masks: dict[str, Tensor], size: int) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from loadtests.shapes import NUM_TOKENS, check_size, load_masks, synthetic_masks
 from service.engine.unet import UNet, UNetConfig
 from sparse_ops.context import Context
-from sparse_ops.plan import Positions, active_positions, dense_plans, make_plans
+from sparse_ops.plan import Plan, Positions, active_positions, dense_plans, make_plans
 
 SIZE = 96
 SD21 = {
@@ -55,9 +55,19 @@ class Reading:
         """Rows [M, C]."""
         return self._kept[key].index_select(0, positions.index)
 
-    def statistics(self, key: str, image: int) -> Tensor:
-        """Mean and variance [2, G]."""
-        return self._kept[key][image]
+    def keys(self, key: str, plan: Plan) -> Tensor:
+        """Attended rows in their places among all keys."""
+        kept = self._kept[key]
+        joined = kept.new_empty(len(plan.keys), kept.shape[1])
+        ends = zip(plan.keys.offsets[1:], plan.attended.images(), strict=True)
+        for end, part in ends:
+            count = part.stop - part.start
+            torch.index_select(kept, 0, plan.attended.index[part], out=joined[end - count : end])
+        return joined
+
+    def statistics(self, key: str) -> Tensor:
+        """Mean and variance [B, 2, G]."""
+        return self._kept[key]
 
 
 def seconds_of(name: str, run: Callable[[], object], num_runs: int = 1) -> float:

@@ -39,3 +39,9 @@ def test_less_is_multiplied_for_smaller_masks():
     result = decoder.measure(synthetic_masks(16), 16, 1)
     assert list(result["sparse_gmac"].values()) == sorted(result["sparse_gmac"].values())
     assert max(result["sparse_gmac"].values()) < result["dense_gmac"]
+
+
+def test_rows_of_small_squares_are_timed_beside_a_dense_decode():
+    result = decoder.measure_seconds(num_rounds=1)
+    assert list(result["ratios"]) == [0.04, 0.1, 0.19, 0.32, 0.39, 0.47, 0.66]
+    assert result["conditions"]["threads"] == 1

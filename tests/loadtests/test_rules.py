@@ -13,7 +13,9 @@ def test_both_detections_edit_a_pair_and_are_compared(monkeypatch, capsys, tmp_p
     arguments = ["rules", "detection", "--pairs", "1", "--threads", "1", "--json", "--sheet", str(tmp_path / "a.png")]
     monkeypatch.setattr("sys.argv", arguments)
     rules.main()
-    probe, steps = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
+    probe, steps = result["table"]
+    assert result["conditions"]["threads"] == 1
     assert (probe["rules"], steps["rules"]) == ("detection probe", "detection steps")
     assert probe["pairs"] == 1
     assert probe["mask_iou"] == 1
