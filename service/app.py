@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,9 +16,10 @@ from service import logs
 from service.api import problems
 from service.api.routes import router
 from service.batching.policy import Limits
+from service.engine.catalog import Nearness
 from service.settings import Settings, read_settings
 from service.workers import Worker
-from service.workers.local import find_device, open_local, open_model
+from service.workers.local import open_catalog, open_local, open_model, open_store
 
 DESCRIPTION = "Edit a generated image by editing its prompt; only what the new words change is computed again."
 
@@ -48,13 +50,20 @@ def create_app(settings: Settings | None = None, open_worker: Callable[[Settings
 
 def open_local_worker(settings: Settings) -> Worker:
     """The worker of one process on one device."""
+    name = settings.worker or f"{socket.gethostname()}:{settings.port}"
+    store = open_store(
+        settings.device,
+        cache_bytes=settings.cache_bytes,
+        disk_path=settings.disk_path,
+        disk_bytes=settings.disk_bytes,
+    )
     return open_local(
         partial(open_model, settings.model, max_pixels=settings.max_pixels, **settings.model_options),
-        cache_bytes=settings.cache_bytes,
+        store,
         queue_jobs=settings.queue_jobs,
         limits=Limits(running_jobs=settings.running_jobs, step_images=settings.step_images),
+        catalog=open_catalog(name, Nearness(settings.min_similarity, settings.max_changed_words), settings.redis_url),
         graph_bytes=settings.graph_bytes,
-        pinned=find_device(settings.device).type == "cuda",
     )
 
 

@@ -105,11 +105,16 @@ class GenerateJob:
     sampling: SamplingRequest = SamplingRequest()
     preview_every: int = 0  # steps; 0 = no previews
     cache: Cache = "read_write"
+    tenant: str = ""  # whose it is: nobody else's recordings are found, by whatever lookup
 
 
 @dataclass(frozen=True)
 class EditJob:
-    """Change the words of an image. The source is a recorded image, or a prompt that is drawn first if need be."""
+    """Change the words of an image.
+
+    The source is a recorded image, or a prompt that is drawn first if need be. With neither it is the recorded image
+    that the new words are the least edit of, or, where none is near enough, the picture is drawn.
+    """
 
     prompt: str
     image_id: str | None = None
@@ -121,6 +126,8 @@ class EditJob:
     preview_every: int = 0
     dry_run: bool = False  # stop after the mask
     cache: Cache = "read_write"
+    min_similarity: float | None = None  # of a source that is looked for; cosine, None = the catalog's own
+    tenant: str = ""  # whose it is
 
 
 Job = GenerateJob | EditJob

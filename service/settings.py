@@ -39,6 +39,14 @@ class Settings(BaseSettings):
     graph_bytes: int = Field(
         4 * 2**30, ge=0, description="memory of a GPU for captured passes (CUDA graphs); 0 = launch by launch"
     )
+    disk_path: str = Field("", description="directory for recordings, of this service alone; empty = none are kept")
+    disk_bytes: int = Field(16 * 2**30, ge=0, description="disk space for recordings")
+    redis_url: str = Field("", description="redis://HOST:6379 of a Redis 8 that workers share; empty = it is alone")
+    worker: str = Field("", pattern="^[^/]*$", description="its name among those; empty = host and port")
+    min_similarity: float = Field(
+        0.8, ge=-1, le=1, description="cosine of prompts from which on an edit without a source takes a recorded one"
+    )
+    max_changed_words: int = Field(4, ge=0, description="removed and added together, for the same")
     storage_dtype: Literal["float16", "float32", "int8", "fp8"] = Field(
         "float16", description="recorded activations are kept in it; the 8-bit ones with a scale for each 64 channels"
     )

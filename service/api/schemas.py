@@ -123,11 +123,15 @@ class EditRequest(SamplingFields):
         description="Of so many steps one computes all resolutions, the others the highest alone; by default 1, all do",
     )
     dry_run: bool = Field(default=False, description="Stop after the mask")
+    min_similarity: float | None = Field(
+        None, ge=-1, le=1, allow_inf_nan=False,
+        description="Without a source: cosine of the prompts from which on a recorded picture is edited",
+    )  # fmt: skip
 
     def job(self) -> EditJob:
         """As the engine takes it. InputError where two fields contradict each other, or the mask is no PNG."""
-        if (self.image_id is None) == (self.source_prompt is None):
-            raise InputError("image_id", "give the source, by exactly one of image_id and source_prompt")
+        if self.image_id is not None and self.source_prompt is not None:
+            raise InputError("image_id", "give the source by one of image_id and source_prompt, or by neither")
         edit_mask = None if self.edit_mask is None else decode_mask(self.edit_mask)
         return EditJob(
             prompt=self.prompt,
@@ -139,6 +143,7 @@ class EditRequest(SamplingFields):
             rules=self._rules(),
             dry_run=self.dry_run,
             cache=self.cache,
+            min_similarity=self.min_similarity,
         )
 
     def _mask_mode(self, edit_mask: Image | None) -> MaskMode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 from PIL import Image
 
@@ -28,11 +29,12 @@ def warm_up(model: Model, predict: Predict) -> None:
     """
     begin = time.perf_counter()
     store = MemoryStore(STORE_BYTES, pinned=model.device.type == "cuda")
-    *events, receipt = _run(model, store, GenerateJob("warm", STEPS), predict)
-    if isinstance(receipt, Receipt):
-        jobs = [_edit(model, receipt.image_id, ratio) for ratio in RATIOS]
-        for job in [*jobs, EditJob("warmer", receipt.image_id)]:
-            events += _run(model, store, job, predict)
+    with closing(store):
+        *events, receipt = _run(model, store, GenerateJob("warm", STEPS), predict)
+        if isinstance(receipt, Receipt):
+            jobs = [_edit(model, receipt.image_id, ratio) for ratio in RATIOS]
+            for job in [*jobs, EditJob("warmer", receipt.image_id)]:
+                events += _run(model, store, job, predict)
     for event in [*events, receipt]:
         if isinstance(event, Failed):
             log.error("warming up failed", exc_info=event.error)

@@ -79,7 +79,7 @@ class Call:
 @lru_cache(maxsize=64)
 def plans_of(actives: tuple[Active, ...], device: torch.device) -> list[Plan]:
     """Made once for each company of jobs, all shallow or none: their masks do not change from step to step."""
-    plans = _made(actives, exact)
+    plans = _made(actives, exact)[: _depth(actives)]
     return plans if device.type == "cpu" else unpack(plans, pack(plans).to(device))
 
 
@@ -95,7 +95,7 @@ class Bucketed:
 @lru_cache(maxsize=64)
 def bucketed(actives: tuple[Active, ...], device: torch.device) -> Bucketed:
     """The same, once for each company of jobs."""
-    plans = _made(actives, bucket_of(_made(actives, exact)))
+    plans = _made(actives, bucket_of(_made(actives, exact)))[: _depth(actives)]
     packed = pack(plans).to(device)
     return Bucketed(unpack(plans, packed), packed, shapes_of(plans))
 
@@ -103,8 +103,12 @@ def bucketed(actives: tuple[Active, ...], device: torch.device) -> Bucketed:
 def _made(actives: tuple[Active, ...], capacity: Capacity) -> list[Plan]:
     levels = [torch.cat(level) for level in zip(*(active.levels for active in actives), strict=True)]
     attend = [active.attend_recorded for active in actives for _ in active.levels[0]]
-    plans = make_plans(levels, attend, capacity)
-    return plans[:1] if actives[0].shallow else plans
+    return make_plans(levels, attend, capacity)
+
+
+def _depth(actives: tuple[Active, ...]) -> int:
+    """Resolutions that they compute."""
+    return 1 if actives[0].shallow else len(actives[0].levels)
 
 
 @lru_cache(maxsize=64)

@@ -53,10 +53,21 @@ class Catalog:
     epoch: int  # grows with each start of the worker
     nearness: Nearness = Nearness()
 
-    def announce(self, model: Model, tenant: str, core: Core, recording_id: str, num_bytes: int) -> None:
+    def announce(self, model: Model, core: Core, recording_id: str, num_bytes: int) -> None:
         """A recording is whole, and can be read here."""
         entry = Entry(recording_id, self.worker, self.epoch, "host", num_bytes, time.time())
-        self.index.admit(space_of(model, tenant, core.sampling), embedding(model, core.prompt), entry)
+        self.index.admit(space_of(model, core.tenant, core.sampling), embedding(model, core.prompt), entry)
+
+    def announce_all(self, model: Model, store: MemoryStore) -> None:
+        """All that can be read here: after a start, what is on the disk."""
+        for recording_id in store.ids():
+            recording = store.open(recording_id)
+            if recording is None:
+                continue
+            with recording:
+                core, activations = Core.load(recording), recording.activations
+            if activations is not None and core.model == model.fingerprint:
+                self.announce(model, core, recording_id, activations.own.lie.num_bytes)
 
     def withdraw(self, recording_id: str) -> None:
         """It is about to leave."""
@@ -92,6 +103,8 @@ class Catalog:
                 self.index.reject(hit)
                 return None
             core = Core.load(recording)
+        if core.tenant != hit.space.tenant:
+            return None
         if sum(map(len, changed_words(core.prompt, prompt))) > self.nearness.max_changed_words:
             return None
         try:

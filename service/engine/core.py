@@ -27,6 +27,8 @@ class Core:
     prompt: str
     sampling: Sampling
     source_id: str | None  # of which it is an edit
+    tenant: str  # whose it is
+    model: str  # the fingerprint of that which drew it
     latents: Tensor  # [steps + 1, 4, h, w], float32: the noise, and after every step
     picture: Picture
     words: Tensor  # [T, h, w]: where each token of the prompt looked
@@ -36,6 +38,7 @@ class Core:
     def commit(self, draft: Draft) -> None:
         """Completes a draft whose steps are written; then it is visible."""
         told = {"prompt": self.prompt, "sampling": asdict(self.sampling), "source_id": self.source_id}
+        told |= {"tenant": self.tenant, "model": self.model}
         draft.put("told", json.dumps(told).encode())
         draft.put("latents", self.latents.cpu())  # waits for the device, and so for the rows of all steps
         draft.put("image", to_png(self.picture.pixels))
@@ -64,12 +67,14 @@ class Core:
         sampling, beginning = Sampling(**said["sampling"]), recording.blob("beginning")
         seen = beginning if isinstance(beginning, Tensor) else None
         picture = Picture(pixels, statistics)
-        return cls(said["prompt"], sampling, said["source_id"], latents, picture, words, edit_mask, seen)
+        about = said["prompt"], sampling, said["source_id"], said["tenant"], said["model"]
+        return cls(*about, latents, picture, words, edit_mask, seen)
 
 
-def generation_id(model: Model, prompt: str, sampling: Sampling) -> str:
-    """What the image of a prompt is called: the same request is the same image."""
-    return recording_id({"model": model.fingerprint, "prompt": prompt, "sampling": asdict(sampling)})
+def generation_id(model: Model, prompt: str, sampling: Sampling, tenant: str) -> str:
+    """What the image of a prompt is called: the same request of the same tenant is the same image."""
+    identity = {"model": model.fingerprint, "prompt": prompt, "sampling": asdict(sampling)}
+    return recording_id(identity | ({"tenant": tenant} if tenant else {}))
 
 
 def edit_id(model: Model, source_id: str, sampling: Sampling, job: EditJob) -> str:

@@ -25,6 +25,7 @@ from service.jobs import Event, Preview, Sampling, Stage
 def draw(
     model: Model,
     store: MemoryStore | None,  # None: nothing is kept
+    tenant: str,
     prompt: str,
     sampling: Sampling,
     tally: Tally,
@@ -37,7 +38,7 @@ def draw(
     first, num_steps = first_latents(model, sampling), sampling.num_inference_steps
     canvas = Canvas.of(model, sampling)
     words = canvas.words()
-    draft = canvas.draft(store, generation_id(model, prompt, sampling)) if store else None
+    draft = canvas.draft(store, generation_id(model, prompt, sampling, tenant)) if store else None
     loop = Denoising(
         canvas=canvas,
         sampler=make_sampler(model, sampling.sampler, num_steps),
@@ -56,7 +57,8 @@ def draw(
             picture = decode(model, latents[-1])
         trace = torch.cat([first, *latents])
         beginning = trace[: canvas.num_map_steps + 1]
-        core = Core(prompt, sampling, None, trace, picture, words.mean(), beginning=beginning)
+        about = prompt, sampling, None, tenant, model.fingerprint
+        core = Core(*about, trace, picture, words.mean(), beginning=beginning)
         if draft:
             core.commit(draft)
     return core

@@ -21,6 +21,7 @@ from torch import Tensor
 from cache_store.store import MemoryStore, Recording
 from service.engine.call import Call
 from service.engine.canvas import Canvas
+from service.engine.catalog import Catalog
 from service.engine.core import Core, edit_id, generation_id
 from service.engine.denoise import Script
 from service.engine.drawing import draw
@@ -36,29 +37,54 @@ from service.errors import InputError, UnknownImageError
 from service.jobs import Accepted, EditJob, Event, GenerateJob, ImageReady, Job, MaskFound, Sampling
 
 
-def start(model: Model, store: MemoryStore, job: Job) -> Script:
-    """The script of a job. RetouchErrors come out of it; after its receipt it ends."""
+def start(model: Model, store: MemoryStore, job: Job, catalog: Catalog | None = None) -> Script:
+    """The script of a job. RetouchErrors come out of it; after its receipt it ends.
+
+    `catalog` knows which recordings are near a prompt, and is told of new ones; without it an edit names its source.
+    """
     job = replace(job, prompt=_worded("prompt", job.prompt))
-    return edit(model, store, job) if isinstance(job, EditJob) else generate(model, store, job)
+    if isinstance(job, GenerateJob):
+        return generate(model, store, job, catalog)
+    if job.image_id is None and job.source_prompt is None:
+        return edit_nearest(model, store, job, catalog)
+    return edit(model, store, job, catalog)
 
 
-def generate(model: Model, store: MemoryStore, job: GenerateJob) -> Script:
+def generate(
+    model: Model, store: MemoryStore, job: GenerateJob, catalog: Catalog | None = None, tally: Tally | None = None
+) -> Script:
     """Draws a picture and records how; what is recorded already is not drawn again."""
-    tally = Tally()
+    tally = tally or Tally()
     sampling = resolve(model, job.sampling)
-    image_id = generation_id(model, job.prompt, sampling)
+    image_id = generation_id(model, job.prompt, sampling, job.tenant)
     yield Accepted(image_id, None, sampling.num_inference_steps)
     _report_cut(model, job.prompt, tally)
     tally.compare_with(Canvas.of(model, sampling))
-    core = _recorded(store, image_id) if job.cache != "off" else None
+    core = _recorded(model, store, image_id, job.tenant) if job.cache != "off" else None
     if core is None:
         kept_in = store if job.cache == "read_write" else None
-        core = yield from draw(model, kept_in, job.prompt, sampling, tally, "denoise", job.preview_every)
+        core = yield from draw(model, kept_in, job.tenant, job.prompt, sampling, tally, "denoise", job.preview_every)
+        _announce(model, store, catalog, image_id, core)
     yield ImageReady(image_id, Image.fromarray(core.picture.pixels))
     yield tally.receipt(image_id, unknown_words=_unknown(model, job.prompt))
 
 
-def edit(model: Model, store: MemoryStore, job: EditJob) -> Script:
+def edit_nearest(model: Model, store: MemoryStore, job: EditJob, catalog: Catalog | None) -> Script:
+    """Edits the recording that the new words are the least edit of; where none is near, the picture is drawn."""
+    if catalog is None or job.edit_mask is not None:
+        raise InputError("image_id", "exactly one of image_id and source_prompt says what to edit")
+    found = None
+    if job.cache != "off":
+        found = catalog.nearest(model, store, job.tenant, job.prompt, job.sampling, job.min_similarity)
+    if found is not None:
+        return (yield from edit(model, store, replace(job, image_id=found.recording_id), catalog))
+    tally = Tally()
+    tally.fall_back("source", "no recording is near enough to these words: the picture is drawn")
+    drawn = GenerateJob(job.prompt, job.sampling, job.preview_every, job.cache, job.tenant)
+    return (yield from generate(model, store, drawn, catalog, tally))
+
+
+def edit(model: Model, store: MemoryStore, job: EditJob, catalog: Catalog | None = None) -> Script:
     """Redraws what the new words change, and keeps the rest of the source to the bit."""
     tally = Tally()
     source_id, sampling = _identify(model, store, job)
@@ -67,8 +93,9 @@ def edit(model: Model, store: MemoryStore, job: EditJob) -> Script:
     yield Accepted(image_id, source_id, sampling.num_inference_steps)
     _report_cut(model, job.prompt, tally)
     tally.compare_with(Canvas.of(model, sampling))
-    with (yield from _source(model, store, job, source_id, sampling, tally)) as recording:
-        source, known = Core.load(recording), _recorded(store, image_id) if job.cache != "off" else None
+    with (yield from _source(model, store, job, source_id, sampling, tally, catalog)) as recording:
+        source = Core.load(recording)
+        known = _recorded(model, store, image_id, job.tenant) if job.cache != "off" else None
         revision = Revision.of(model, job, sampling, recording, source, given, tally)
         if known is not None and known.edit_mask is not None:
             edit_mask, begun = known.edit_mask, None
@@ -80,6 +107,8 @@ def edit(model: Model, store: MemoryStore, job: EditJob) -> Script:
             image_id, known = source_id, source
         if not job.dry_run:
             core = known or (yield from revision.redraw(store, image_id, edit_mask, begun))
+            if core is not known:
+                _announce(model, store, catalog, image_id, core)
             yield ImageReady(image_id, Image.fromarray(core.picture.pixels))
         yield tally.receipt(
             image_id,
@@ -97,8 +126,9 @@ def _identify(model: Model, store: MemoryStore, job: EditJob) -> tuple[str, Samp
         raise InputError("image_id", "exactly one of image_id and source_prompt says what to edit")
     if job.source_prompt is not None:
         sampling = resolve(model, job.sampling)
-        return generation_id(model, _worded("source_prompt", job.source_prompt), sampling), sampling
-    core = _recorded(store, str(job.image_id))
+        source_prompt = _worded("source_prompt", job.source_prompt)
+        return generation_id(model, source_prompt, sampling, job.tenant), sampling
+    core = _recorded(model, store, str(job.image_id), job.tenant)
     if core is None:
         raise UnknownImageError(str(job.image_id))
     return str(job.image_id), beside(core.sampling, job.sampling)
@@ -114,25 +144,46 @@ def _given_mask(model: Model, job: EditJob, sampling: Sampling) -> Mask | None:
 
 
 def _source(
-    model: Model, store: MemoryStore, job: EditJob, source_id: str, sampling: Sampling, tally: Tally
+    model: Model,
+    store: MemoryStore,
+    job: EditJob,
+    source_id: str,
+    sampling: Sampling,
+    tally: Tally,
+    catalog: Catalog | None,
 ) -> Generator[Call | Event, Tensor | None, Recording]:
     """The recording to edit, pinned; drawn first where it is known by its prompt alone."""
     recording = store.open(source_id)
     if recording is None and job.source_prompt is not None:
         kept_in = store if job.cache == "read_write" else MemoryStore(store.budget_bytes)  # for this job alone
-        yield from draw(model, kept_in, _worded("source_prompt", job.source_prompt), sampling, tally, "source")
+        prompt = _worded("source_prompt", job.source_prompt)
+        core = yield from draw(model, kept_in, job.tenant, prompt, sampling, tally, "source")
+        if kept_in is store:
+            _announce(model, store, catalog, source_id, core)
         recording = kept_in.open(source_id)
     if recording is None:
         raise UnknownImageError(source_id)
     return recording
 
 
-def _recorded(store: MemoryStore, image_id: str) -> Core | None:
+def _recorded(model: Model, store: MemoryStore, image_id: str, tenant: str) -> Core | None:
+    """The tenant's recording of this name, by this model; another's is none."""
     recording = store.open(image_id)
     if recording is None:
         return None
     with recording:
-        return Core.load(recording)
+        core = Core.load(recording)
+    return core if (core.tenant, core.model) == (tenant, model.fingerprint) else None
+
+
+def _announce(model: Model, store: MemoryStore, catalog: Catalog | None, image_id: str, core: Core) -> None:
+    """A new recording can be found, if it can be read."""
+    recording = store.open(image_id) if catalog else None
+    if catalog is None or recording is None:
+        return
+    with recording:
+        if recording.activations is not None:
+            catalog.announce(model, core, image_id, recording.activations.own.lie.num_bytes)
 
 
 def _report_cut(model: Model, prompt: str, tally: Tally) -> None:

@@ -131,6 +131,8 @@ class Revision:
                 prompt=self.job.prompt,
                 sampling=self.sampling,
                 source_id=self.recording.id,
+                tenant=self.job.tenant,
+                model=self.model.fingerprint,
                 latents=torch.cat(latents),
                 picture=picture,
                 words=words.mean(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing
 from functools import partial
@@ -13,11 +14,17 @@ from typing import Literal
 import torch
 import transformers
 
-from cache_store.store import MemoryStore
+from cache_store.index import Index
+from cache_store.index.memory import MemoryIndex
+from cache_store.index.redis import RedisIndex
+from cache_store.store import Store
+from cache_store.tiers.disk import Disk
 from service.batching.batcher import Batcher, State
 from service.batching.policy import Limits
 from service.batching.runner import Runner
 from service.batching.warm_up import warm_up
+from service.engine import editor
+from service.engine.catalog import Catalog, Nearness
 from service.engine.graphs import CudaRecorder, Graphs
 from service.engine.predict import predict
 from service.engine.recording import Format, Storage
@@ -32,11 +39,12 @@ MAX_DEFAULT_THREADS = 8  # more do not pay for small networks, and disturb the n
 
 
 class LocalWorker:
-    """The `Worker` over one batcher and the store that its jobs write to."""
+    """The `Worker` over one batcher, and the store that its jobs write to."""
 
-    def __init__(self, batcher: Batcher, store: MemoryStore) -> None:
+    def __init__(self, batcher: Batcher, store: Store, catalog: Catalog | None = None) -> None:
         self._batcher = batcher
         self._store = store
+        self._catalog = catalog
 
     @property
     def state(self) -> State:
@@ -63,6 +71,8 @@ class LocalWorker:
 
     async def delete(self, image_id: str) -> None:
         """As in `Worker`."""
+        if self._catalog is not None:
+            self._catalog.withdraw(image_id)
         if not await asyncio.to_thread(self._store.delete, image_id):
             raise UnknownImageError(image_id)
 
@@ -70,6 +80,8 @@ class LocalWorker:
         """As in `Worker`."""
         await asyncio.to_thread(self._batcher.close)
         await asyncio.to_thread(self._store.close)
+        if self._catalog is not None:
+            await asyncio.to_thread(self._catalog.index.close)
 
     def _read(self, image_id: str, name: Blob) -> bytes | None:
         recording = self._store.open(image_id)
@@ -82,35 +94,50 @@ class LocalWorker:
 
 def open_local(
     open_model: Callable[[], Model],
+    store: Store,
     *,
-    cache_bytes: int,
     queue_jobs: int,
     limits: Limits,
+    catalog: Catalog | None = None,
     graph_bytes: int = 0,
-    pinned: bool = False,
 ) -> LocalWorker:
     """A worker at once; the model is opened in the device thread, and `state` says when it is there.
 
-    `graph_bytes` of a GPU's memory are for captured passes; `pinned` keeps recordings where a GPU reads them directly.
+    `catalog` finds sources for edits that name none. `graph_bytes` of a GPU's memory are for captured passes.
     """
-    store = MemoryStore(budget_bytes=cache_bytes, pinned=pinned)
     batcher = Batcher(
-        lambda: open_runner(open_model(), store, limits, graph_bytes),
+        lambda: open_runner(open_model(), store, limits, catalog, graph_bytes),
         max_jobs=limits.running_jobs + queue_jobs,
         running_jobs=limits.running_jobs,
     )
-    return LocalWorker(batcher, store)
+    return LocalWorker(batcher, store, catalog)
 
 
-def open_runner(model: Model, store: MemoryStore, limits: Limits, graph_bytes: int) -> Runner:
-    """Jobs on the model's device; on a GPU by captured passes, and warm."""
+def open_runner(model: Model, store: Store, limits: Limits, catalog: Catalog | None, graph_bytes: int) -> Runner:
+    """Jobs on the model's device; on a GPU by captured passes, and warm. What is on the disk is announced."""
+    begin = partial(editor.start, catalog=catalog)
+    if catalog is not None:
+        catalog.announce_all(model, store)
     if model.device.type != "cuda" or model.without_kernels is not None:
-        return Runner(model, store, limits)
+        return Runner(model, store, limits, start=begin)
     torch.backends.cudnn.benchmark = True  # dense passes have few shapes
     graphs = Graphs(CudaRecorder(model.device), graph_bytes) if graph_bytes else None
     by_graphs = partial(predict, graphs=graphs)
     warm_up(model, by_graphs)
-    return Runner(model, store, limits, predict=by_graphs)
+    return Runner(model, store, limits, start=begin, predict=by_graphs)
+
+
+def open_store(device: str, *, cache_bytes: int, disk_path: str = "", disk_bytes: int = 0) -> Store:
+    """Recordings in memory that the device reads directly, and on the disk where there is a path."""
+    disk = Disk(Path(disk_path), disk_bytes) if disk_path else None
+    return Store(cache_bytes, pinned=find_device(device).type == "cuda", disk=disk)
+
+
+def open_catalog(worker: str, nearness: Nearness, redis_url: str = "") -> Catalog:
+    """What this worker knows of recordings; with a Redis, what others have, too."""
+    epoch = time.time_ns()
+    index: Index = RedisIndex.open(redis_url, worker, epoch) if redis_url else MemoryIndex()
+    return Catalog(index, worker, epoch, nearness)
 
 
 def open_model(

@@ -45,7 +45,7 @@ BAD_EDITS = {
     ],
     "negative_prompt": [{"negative_prompt": "\x1b[0m"}, {"negative_prompt": "x" * 2001}],
     "source_prompt": [{"source_prompt": ""}],
-    "image_id": [{"image_id": "a"}, {"source_prompt": None}, {"image_id": "", "source_prompt": None}],
+    "image_id": [{"image_id": "a"}, {"image_id": "", "source_prompt": None}],
     "seed": [{"seed": -1}, {"seed": 2**63}, {"seed": "1"}, {"seed": 1.5}, {"seed": True}],
     "num_inference_steps": [{"num_inference_steps": 0}, {"num_inference_steps": 1001}],
     "guidance_scale": [{"guidance_scale": -1}, {"guidance_scale": 51}, {"guidance_scale": float("nan")}],

@@ -127,7 +127,7 @@ def test_a_worker_is_there_before_its_model():
         assert may_load.wait(GUARD_SECONDS)
         return SimpleNamespace(unet=None, device=torch.device("cpu"))
 
-    worker = open_local(load, cache_bytes=0, queue_jobs=1, limits=Limits())
+    worker = open_local(load, MemoryStore(0), queue_jobs=1, limits=Limits())
     assert worker.state == "loading"
     may_load.set()
     assert worker._batcher.wait_opened() == "ready"

@@ -1,0 +1,124 @@
+"""Edits that name no source: the nearest recording is edited, or the picture is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cache_store.index.memory import MemoryIndex
+from cache_store.store import MemoryStore
+from service.engine.catalog import Catalog, Nearness
+from service.engine.editor import start
+from service.engine.predict import predict
+from service.engine.weights import load_model
+from service.errors import InputError
+from service.jobs import Accepted, EditJob, Event, GenerateJob, ImageReady, MaskFound, Receipt, SamplingRequest
+
+STEPS = SamplingRequest(seed=3, num_inference_steps=3)
+HILL, TREE = "a green hill under a clear sky", "a green hill under a clear sky with a tree"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model()
+
+
+@pytest.fixture
+def catalog():
+    return Catalog(MemoryIndex(), "here", 1, Nearness(min_similarity=0.5, max_changed_words=4))
+
+
+@pytest.fixture
+def store():
+    return MemoryStore(1 << 28)
+
+
+def drive(model, store, job, catalog):
+    script, answer, events = start(model, store, job, catalog), None, []
+    while True:
+        try:
+            item = script.send(answer)
+        except StopIteration:
+            return events
+        answer = None
+        if isinstance(item, Event):
+            events.append(item)
+        else:
+            (answer,) = predict(model.unet, [item])
+
+
+def one(events, kind):
+    return next(event for event in events if isinstance(event, kind))
+
+
+def test_the_nearest_recording_is_edited(model, store, catalog):
+    source = one(drive(model, store, GenerateJob(HILL, STEPS), catalog), Receipt)
+    drive(model, store, GenerateJob("a city at night with fireworks", STEPS), catalog)
+    asked = EditJob(TREE, sampling=SamplingRequest(num_inference_steps=3))
+    edited = drive(model, store, asked, catalog)
+    assert one(edited, Accepted).source_id == source.image_id
+    assert one(edited, Receipt).source_id == source.image_id
+    named = drive(model, MemoryStore(1 << 28), EditJob(TREE, source_prompt=HILL, sampling=STEPS), None)
+    np.testing.assert_array_equal(one(edited, ImageReady).image, one(named, ImageReady).image)
+
+
+def test_where_nothing_is_near_the_picture_is_drawn_and_can_be_found(model, store, catalog):
+    drawn = drive(model, store, EditJob(HILL, sampling=STEPS), catalog)
+    assert one(drawn, Receipt).source_id is None
+    assert [fallback.stage for fallback in one(drawn, Receipt).fallbacks] == ["source"]
+    assert not any(isinstance(event, MaskFound) for event in drawn)
+    edited = drive(model, store, EditJob(TREE, sampling=STEPS), catalog)
+    assert one(edited, Receipt).source_id == one(drawn, Receipt).image_id
+
+
+def test_the_same_words_and_seed_are_answered_at_once(model, store, catalog):
+    first = drive(model, store, GenerateJob(HILL, STEPS), catalog)
+    again = drive(model, store, EditJob(HILL, sampling=STEPS), catalog)
+    np.testing.assert_array_equal(one(again, ImageReady).image, one(first, ImageReady).image)
+    assert one(again, Receipt).macs_computed == 0
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        EditJob("a desert at night with a red house and fireworks", sampling=STEPS),  # too many words
+        EditJob(TREE, sampling=replace(STEPS, seed=4)),  # another seed than was asked for
+        EditJob(TREE, sampling=replace(STEPS, num_inference_steps=4)),
+        EditJob(TREE, sampling=STEPS, min_similarity=1.0),
+        EditJob(TREE, sampling=STEPS, tenant="somebody else"),
+        EditJob(TREE, sampling=STEPS, cache="off"),
+    ],
+)
+def test_what_is_not_near_is_not_edited(model, store, catalog, job):
+    drive(model, store, GenerateJob(HILL, STEPS), catalog)
+    assert one(drive(model, store, job, catalog), Receipt).source_id is None
+
+
+def test_a_recording_that_is_gone_is_not_pointed_to_again(model, store, catalog):
+    source = one(drive(model, store, GenerateJob(HILL, STEPS), catalog), Receipt)
+    store.delete(source.image_id)
+    assert one(drive(model, store, EditJob(TREE, sampling=STEPS), catalog), Receipt).source_id is None
+    assert catalog.index.counts().num_stale_hits == 1
+
+
+def test_an_edit_is_a_source_too(model, store, catalog):
+    drive(model, store, GenerateJob(HILL, STEPS), catalog)
+    edit = one(drive(model, store, EditJob(TREE, sampling=STEPS), catalog), Receipt)
+    both = drive(model, store, EditJob(f"{TREE} and a sun", sampling=STEPS), catalog)
+    assert one(both, Receipt).source_id == edit.image_id
+
+
+def test_tenants_do_not_share_pictures(model, store, catalog):
+    own = one(drive(model, store, GenerateJob(HILL, STEPS, tenant="ann"), catalog), Receipt)
+    other = one(drive(model, store, GenerateJob(HILL, STEPS, tenant="bob"), catalog), Receipt)
+    assert own.image_id != other.image_id
+    assert other.macs_computed > 0
+    with pytest.raises(Exception, match=r"unknown|no image"):
+        drive(model, store, EditJob(TREE, own.image_id, tenant="bob"), catalog)
+
+
+def test_without_a_catalog_a_source_must_be_named(model, store):
+    with pytest.raises(InputError, match="exactly one of image_id and source_prompt"):
+        drive(model, store, EditJob(TREE), None)
