@@ -51,12 +51,7 @@ def create_app(settings: Settings | None = None, open_worker: Callable[[Settings
 def open_local_worker(settings: Settings) -> Worker:
     """The worker of one process on one device."""
     name = settings.worker or f"{socket.gethostname()}:{settings.port}"
-    store = open_store(
-        settings.device,
-        cache_bytes=settings.cache_bytes,
-        disk_path=settings.disk_path,
-        disk_bytes=settings.disk_bytes,
-    )
+    store = open_store(settings.device, settings.cache_bytes, settings.disk_path, settings.disk_bytes)
     return open_local(
         partial(open_model, settings.model, max_pixels=settings.max_pixels, **settings.model_options),
         store,

@@ -27,6 +27,7 @@ def parser_of(commands: Mapping[str, Command]) -> Parser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(subparsers.add_parser("generate", help="draw a picture from a prompt", allow_abbrev=False))
     _add_edit(subparsers.add_parser("edit", help="draw a picture, then change its words", allow_abbrev=False))
+    _add_inspect(subparsers.add_parser("inspect", help="list the recordings on the disk", allow_abbrev=False))
     _add_serve(subparsers.add_parser("serve", help="answer over HTTP", allow_abbrev=False))
     for name, subparser in subparsers.choices.items():
         subparser.set_defaults(command=commands[name])
@@ -68,6 +69,11 @@ def _add_drawing(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, metavar="PNG", help="default: retouch-ID.png in this directory")
     parser.add_argument("--json", action="store_true", help="write the receipt to stdout")
     _add_model(parser)
+
+
+def _add_inspect(parser: Parser) -> None:
+    parser.add_argument("--disk", type=Path, metavar="DIR", help="default: RETOUCH_DISK_PATH")
+    parser.add_argument("--json", action="store_true", help="one JSON array, with bytes by plane, step and tier")
 
 
 def _add_serve(parser: Parser) -> None:

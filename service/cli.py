@@ -3,6 +3,7 @@
     retouch generate "a snow mountain under a night sky"
     retouch edit --source-prompt "a red house on a meadow" --prompt "a blue house on a meadow" --out blue.png
     retouch serve
+    retouch inspect --disk recordings
 
 Pictures go into files, the receipt (with --json) to stdout, all else to stderr. Exit codes: 0 done, 1 failed, 2 the
 input cannot be done (one line names the argument), 3 the server cannot start, 130 interrupted. torch is imported by the
@@ -17,7 +18,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,7 +42,7 @@ Request = TypeVar("Request", "EditRequest", "GenerateRequest")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = parser_of({"generate": generate, "edit": edit, "serve": serve}).parse_args(arguments)
+    options = parser_of({"generate": generate, "edit": edit, "inspect": inspect, "serve": serve}).parse_args(arguments)
     try:
         command: Command = options.command
         return command(options)
@@ -74,6 +75,20 @@ def edit(options: argparse.Namespace) -> int:
     if options.mask is not None:
         fields["edit_mask"] = base64.b64encode(_read(options.mask)).decode("ascii")
     return _draw(options, _validated(EditRequest, fields).job())
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """`retouch inspect`."""
+    from service.inspection import as_data, table  # noqa: PLC0415
+    from service.settings import read_settings  # noqa: PLC0415
+    from service.workers.local import look_into  # noqa: PLC0415
+
+    settings = read_settings(disk_path=None if options.disk is None else str(options.disk))
+    if not settings.disk_path:
+        raise InputError("disk", "name a directory of recordings, here or by RETOUCH_DISK_PATH")
+    described = look_into(Path(settings.disk_path))
+    sys.stdout.write(json.dumps(as_data(described)) + "\n" if options.json else "\n".join(table(described)) + "\n")
+    return DONE
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -110,14 +125,15 @@ def _draw(options: argparse.Namespace, job: Job) -> int:
     _check_files(files)
     settings = read_settings(model=options.model, device=options.device)
     store, outcome = _run(settings, job)
-    receipt = outcome.receipt
-    if outcome.image:
-        files.setdefault("out", Path(f"retouch-{receipt.image_id}.png"))
-    for name, path in files.items():
-        png = _picture(name, store, outcome)
-        if png is not None:
-            _write(path, png)
-            _say(f"{path}: {WHAT[name]}")
+    with closing(store):
+        receipt = outcome.receipt
+        if outcome.image:
+            files.setdefault("out", Path(f"retouch-{receipt.image_id}.png"))
+        for name, path in files.items():
+            png = _picture(name, store, outcome)
+            if png is not None:
+                _write(path, png)
+                _say(f"{path}: {WHAT[name]}")
     if options.json:
         sys.stdout.write(json.dumps(receipt.as_dict()) + "\n")
     else:
@@ -126,12 +142,11 @@ def _draw(options: argparse.Namespace, job: Job) -> int:
 
 
 def _run(settings: Settings, job: Job) -> tuple[MemoryStore, Outcome]:
-    from cache_store.store import MemoryStore  # noqa: PLC0415
     from service.batching.runner import run  # noqa: PLC0415
-    from service.workers.local import open_model  # noqa: PLC0415
+    from service.workers.local import open_model, open_store  # noqa: PLC0415
 
     model = open_model(settings.model, **settings.model_options)
-    store = MemoryStore(budget_bytes=settings.cache_bytes)
+    store = open_store(settings.device, settings.cache_bytes, settings.disk_path, settings.disk_bytes)
     with _progress() as on_call:
         return store, Outcome.of(run(model, store, job, on_call))
 

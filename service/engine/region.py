@@ -65,17 +65,18 @@ def probed_mask(
 
 
 def choose_active(
-    model: Model, edit_mask: Mask, rules: EditRules, num_branches: int, tally: Tally, *, is_readable: bool
+    model: Model, edit_mask: Mask, rules: EditRules, num_branches: int, tally: Tally, *, unreadable: str | None = None
 ) -> tuple[Tensor, ...]:
     """Positions computed at each resolution, bool [branches, H, W]: the mask with its margin, or all, and then why.
 
-    All is dense: it changes the cost of an edit, never what it promises about the background.
+    All where `unreadable` says why nothing is to be read of the source, and where it is as quick: that changes the cost
+    of an edit, never what it promises about the background.
     """
     wide = torch.from_numpy(masks.widen(edit_mask, rules.margin))[None]
     ratio, blocks = float(wide.float().mean()), _blocks(model, wide, rules.num_dense_levels)
     active = active_positions(wide, model.num_levels, blocks)
-    if not is_readable:
-        tally.fall_back("denoise", "the source has no activations to read: they were evicted, not kept, or not wanted")
+    if unreadable is not None:
+        tally.fall_back("denoise", unreadable)
     elif ratio > BREAK_EVEN_RATIO[model.device.type] or all(bool(level.all()) for level in active):
         tally.fall_back("denoise", f"{ratio:.0%} of the picture would be computed: dense is as quick")
     else:

@@ -35,6 +35,8 @@ from service.engine.weights import Model
 from service.jobs import EditJob, Event, Preview, Sampling
 from sparse_ops.context import Control
 
+MOST_DEPTH = 8  # edits of edits that read on: norm statistics are the first one's, and each adds an owner to reads
+
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
@@ -81,6 +83,15 @@ class Revision:
         """Whether steps may be sparse."""
         return self.recording.activations is not None and self.job.cache != "off"
 
+    @property
+    def _unreadable(self) -> str | None:
+        """Why steps are dense whatever the mask; None where they may be sparse."""
+        if not self.is_readable:
+            return "the source has no activations to read: they were evicted, not kept, or not wanted"
+        if self.recording.activations and self.recording.activations.depth >= MOST_DEPTH:
+            return f"the source is the {MOST_DEPTH}th edit of an edit: all is computed, and recorded, anew"
+        return None
+
     def detect(self) -> Generator[Call | Event, Tensor | None, tuple[Mask, Beginning | None]]:
         """The edit mask: detected, the user's or both; and the prompt's first steps if they were drawn."""
         same = self.alignment.unchanged and self.sampling == self.source.sampling
@@ -104,7 +115,7 @@ class Revision:
         words = canvas.words(self._moved_words())
         num_branch = num_branches(self.sampling)
         active = choose_active(
-            self.model, edit_mask, self.job.rules, num_branch, self.tally, is_readable=self.is_readable
+            self.model, edit_mask, self.job.rules, num_branch, self.tally, unreadable=self._unreadable
         )
         parent = None if all(bool(level.all()) for level in active) else self.recording
         draft = self._draft(store, canvas, image_id, parent, active, complete=not goes_on)

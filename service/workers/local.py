@@ -17,6 +17,7 @@ import transformers
 from cache_store.index import Index
 from cache_store.index.memory import MemoryIndex
 from cache_store.index.redis import RedisIndex
+from cache_store.inspection import Description
 from cache_store.store import Store
 from cache_store.tiers.disk import Disk
 from service.batching.batcher import Batcher, State
@@ -127,10 +128,21 @@ def open_runner(model: Model, store: Store, limits: Limits, catalog: Catalog | N
     return Runner(model, store, limits, start=begin, predict=by_graphs)
 
 
-def open_store(device: str, *, cache_bytes: int, disk_path: str = "", disk_bytes: int = 0) -> Store:
+def open_store(device: str, cache_bytes: int, disk_path: str = "", disk_bytes: int = 0) -> Store:
     """Recordings in memory that the device reads directly, and on the disk where there is a path."""
     disk = Disk(Path(disk_path), disk_bytes) if disk_path else None
     return Store(cache_bytes, pinned=find_device(device).type == "cuda", disk=disk)
+
+
+def look_into(directory: Path) -> list[Description]:
+    """The recordings in a directory. InputError where there is none, or another process has it."""
+    if not directory.is_dir():
+        raise InputError("disk", f"there is no directory {str(directory)!r}")
+    disk = Disk(directory, 1 << 62)
+    with closing(Store(0, disk=disk)) as store:
+        if not disk.is_on:
+            raise InputError("disk", f"{str(directory)!r} is in use by another process, or cannot be read")
+        return store.describe()
 
 
 def open_catalog(worker: str, nearness: Nearness, redis_url: str = "") -> Catalog:

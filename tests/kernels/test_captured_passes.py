@@ -17,6 +17,7 @@ from cache_store.activations import Activations
 from cache_store.store import MemoryStore
 from service.engine import gather
 from service.engine.call import Active, Call, plans_of
+from service.engine.deep import Deep
 from service.engine.feed import Feed
 from service.engine.gather import ByHost, ByKernel
 from service.engine.graphs import Graphs
@@ -218,6 +219,26 @@ def test_what_watches_cross_attention_sees_it_after_each_replay(unet):
         assert (seen[0][:, here] > 0).all()
         assert (seen[0][:, ~here] == 0).all()
     assert len(graphs) == 1
+
+
+def test_a_shallow_pass_is_captured_and_given_what_a_complete_one_kept(unet):
+    """Of each job its own, whichever mask of the bucket was captured; alone and two jobs in one pass."""
+    form, store, graphs = FORMATS["inputs"], MemoryStore(1 << 30), Graphs(TapeRecorder(), 1 << 30)
+    source = record(unet, store, "source", form)
+    for company in ([mask((2, 3))], [mask((0, 0), (6, 5))], [mask((2, 3)), mask((5, 1))], [mask((5, 1)), mask((2, 3))]):
+        wheres, noise = [active(one) for one in company], []
+        for passes in (None, graphs):
+            deeps, made = [Deep() for _ in company], []
+            for step, shallow in enumerate((False, True, True, False, True)):
+                calls = [
+                    call(unet, step, form, replace(where, shallow=shallow), feed(source, where, form).step(0))
+                    for where in wheres
+                ]
+                calls = [replace(one, deep=deep) for one, deep in zip(calls, deeps, strict=True)]
+                made += predict(unet, calls, passes)
+            noise.append(torch.stack(made))
+        torch.testing.assert_close(noise[1], noise[0], atol=4e-3, rtol=4e-3)
+    assert len(graphs) == 4  # complete and shallow, of one job and of two
 
 
 def test_passes_leave_when_their_memory_is_needed(unet):

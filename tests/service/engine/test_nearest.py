@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cache_store.index.memory import MemoryIndex
 from cache_store.store import MemoryStore
 from service.engine.catalog import Catalog, Nearness
 from service.engine.editor import start
 from service.engine.predict import predict
+from service.engine.revision import MOST_DEPTH
 from service.engine.weights import load_model
 from service.errors import InputError
 from service.jobs import Accepted, EditJob, Event, GenerateJob, ImageReady, MaskFound, Receipt, SamplingRequest
@@ -122,3 +124,21 @@ def test_tenants_do_not_share_pictures(model, store, catalog):
 def test_without_a_catalog_a_source_must_be_named(model, store):
     with pytest.raises(InputError, match="exactly one of image_id and source_prompt"):
         drive(model, store, EditJob(TREE), None)
+
+
+def test_a_long_chain_of_edits_is_recorded_anew(model, store):
+    """Past so many edits of edits all is computed, so that reads and norm statistics are not ever older."""
+    words, depths, told = HILL, [], []
+    drive(model, store, GenerateJob(HILL, SamplingRequest(seed=3, num_inference_steps=1)), None)
+    image_id = store.ids()[-1]
+    mask = Image.new("L", (256, 256))
+    mask.paste(255, (64, 64, 128, 128))
+    for number in range(MOST_DEPTH + 2):
+        words = f"{words} and a {'sun' if number % 2 else 'tree'}"
+        events = drive(model, store, EditJob(words, image_id, edit_mask=mask, mask_mode="given"), None)
+        image_id = one(events, Receipt).image_id
+        with store.open(image_id) as recording:
+            depths.append(recording.activations.depth)
+        told.append([fallback.reason for fallback in one(events, Receipt).fallbacks])
+    assert depths == [*range(1, MOST_DEPTH + 1), 0, 1]
+    assert [any("anew" in reason for reason in reasons) for reasons in told] == [depth == 0 for depth in depths]
