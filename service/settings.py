@@ -50,8 +50,10 @@ class Settings(BaseSettings):
     storage_dtype: Literal["float16", "float32", "int8", "fp8"] = Field(
         "float16", description="recorded activations are kept in it; the 8-bit ones with a scale for each 64 channels"
     )
-    record: Literal["inputs", "keys_values"] = Field(
-        "inputs", description="of self-attention: its inputs, or its keys and values (more memory, less work)"
+    record: Literal["inputs", "keys_values", "none"] = Field(
+        "inputs",
+        description="of self-attention: its inputs, its keys and values (more memory, less work), or none: changed rows"
+        " then see each other only, as in the paper",
     )
 
     running_jobs: PositiveInt = Field(8, description="jobs that share the device at a time")

@@ -51,6 +51,7 @@ class Format:
 
     storage: Storage = "float16"  # of activations; statistics and predictions stay float32, maps half or single
     keep_inputs: bool = True  # of self-attention its inputs, projected again when read; False: keys and values
+    keep_attention: bool = True  # False: neither; edits then attend to the rows that they compute only
 
     @property
     def kind(self) -> Kind | None:
@@ -106,6 +107,8 @@ def layout_of(columns: Sequence[Column], form: Format, num_steps: int, num_map_s
         own = [column for column in columns if column.plane == name]
         is_map = name.startswith("maps")
         if is_map and (own[0].num_rows > MAX_MAP_POSITIONS or not num_map_steps):
+            continue
+        if name.startswith("attention") and not form.keep_attention:
             continue
         widths = {column.key: column.width for column in own}
         if form.kind and name.startswith(("rows", "attention")):

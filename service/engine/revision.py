@@ -84,6 +84,13 @@ class Revision:
         return self.recording.activations is not None and self.job.cache != "off"
 
     @property
+    def _attends(self) -> bool:
+        """Whether rows attend to recorded ones."""
+        if self.job.rules.attention == "exact" and not self.model.format.keep_attention:
+            self.tally.fall_back("denoise", "recordings keep no attention here: changed rows see each other only")
+        return self.job.rules.attention == "exact" and self.model.format.keep_attention
+
+    @property
     def _unreadable(self) -> str | None:
         """Why steps are dense whatever the mask; None where they may be sparse."""
         if not self.is_readable:
@@ -123,7 +130,7 @@ class Revision:
             canvas=canvas,
             sampler=goes_on.sampler if goes_on else self._sampler(self.sampling),
             text=self.text,
-            active=Active(active, attend_recorded=self.job.rules.attention == "exact"),
+            active=Active(active, attend_recorded=self._attends),
             stage="denoise",
             tally=self.tally,
             recording=parent,

@@ -35,7 +35,9 @@ class Staging:
         return sum(plane.nbytes for plane in self._planes.values())
 
     def rows(self, key: str, level: int, values: Tensor, positions: Positions) -> None:  # noqa: ARG002  # all of them
-        """Keeps fresh rows [N, C]."""
+        """Keeps fresh rows [N, C]; nothing of what has no place."""
+        if key not in self._places:
+            return
         plane, columns = self._places[key]
         if self._kind is None or SCALES + plane not in self._layout:
             self._put(plane, columns, values)

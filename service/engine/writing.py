@@ -72,6 +72,8 @@ class BatchWriter:
     def rows(self, key: str, level: int, values: Tensor, positions: Positions) -> None:  # noqa: ARG002  # the key tells the level
         """Keeps fresh rows [N, C]."""
         for (target, (begin, end)), places in zip(self._targets, self._places, strict=True):
+            if key not in places:
+                continue
             part = values[positions.offsets[begin] : positions.offsets[end]]
             target.keep(places[key][0], key, part, self._kind)
 

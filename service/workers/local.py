@@ -159,7 +159,7 @@ def open_model(
     num_threads: int | None = None,
     dtype: str = "auto",
     storage_dtype: Storage = "float16",
-    record: Literal["inputs", "keys_values"] = "inputs",
+    record: Literal["inputs", "keys_values", "none"] = "inputs",
     max_pixels: int | None = None,
 ) -> Model:
     """Load a model onto a device. InputError where there is no such device, or the model is not whole.
@@ -173,7 +173,7 @@ def open_model(
     place = find_device(device)
     if dtype == "auto":
         dtype = "float16" if place.type == "cuda" else "float32"
-    form = Format(storage_dtype, keep_inputs=record == "inputs")
+    form = Format(storage_dtype, keep_inputs=record != "keys_values", keep_attention=record != "none")
     transformers.utils.logging.disable_progress_bar()  # weights load in a second, and logs stay
     torch.set_num_threads(num_threads or min(MAX_DEFAULT_THREADS, torch.get_num_threads()))
     model = load_model(_source(source), place, getattr(torch, dtype), form, max_pixels)

@@ -74,12 +74,12 @@ def test_a_recording_larger_than_the_disk_is_kept_in_memory(archive_of, disk_of,
 
 
 def test_a_full_disk_loses_readers_before_whom_they_read(archive_of, disk_of, restart):
-    archive = archive_of(disk=disk_of(64 * 1024))
+    archive = archive_of(disk=disk_of(40 * 4096))
     archive.record("a")
     for number in range(8):
         archive.record(f"{number}", "a", [number % 6])
         archive.settle()
-    assert archive.settle().counts()["used_bytes"]["disk",] <= 64 * 1024
+    assert archive.settle().counts()["used_bytes"]["disk",] <= 40 * 4096
     restart(archive)
     there = [name for name in archive.store.ids() if archive.has_rows(name)]
     assert "a" in there

@@ -211,6 +211,24 @@ def test_smaller_recordings_draw_nearly_the_same(make_studio, storage, error, by
     assert num_bytes[1] < bytes_ratio * num_bytes[0]
 
 
+def test_recordings_without_attention_are_smaller_and_read_by_masked_attention(make_studio):
+    pixels, num_bytes = [], []
+    for keep_attention, attention in [(True, "masked"), (False, "exact"), (False, "masked")]:
+        studio = make_studio("sd2", Format("float32", keep_attention=keep_attention))
+        source = studio.generate(PROMPT)
+        num_bytes.append(studio.store.num_bytes)
+        rules = EditRules(attention=attention, dilation=0, margin=0, paste_margin=0)
+        edited = studio.run(given(source, rules=rules))
+        told = any("keep no attention" in fallback.reason for fallback in edited.receipt.fallbacks)
+        assert told == (not keep_attention and attention == "exact")
+        check_background(studio, source, edited, edited.mask)
+        again = studio.run(given(edited, mask=square(9, 2, 4), prompt="a blue house and a tree", rules=rules))
+        pixels.append(torch.stack([edited.pixels, again.pixels]))
+    assert num_bytes[1] < 0.8 * num_bytes[0]
+    assert torch.equal(pixels[1], pixels[0])
+    assert torch.equal(pixels[2], pixels[0])
+
+
 def test_masked_attention_is_another_picture(sd2):
     source = sd2.generate(PROMPT)
     exact = sd2.run(given(source))
