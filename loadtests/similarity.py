@@ -26,7 +26,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ from service.postcard.scenes import Scene, caption, sample_scene
 SIMILARITIES = (0.95, 0.9, 0.8, 0.6)
 CHANGED_WORDS = (2, 4, 6, 9)
 NUM_POPULAR = 80  # scenes that sessions begin with
+MOST_OBJECTS = 2  # of those: the kinds of edits know no more
 OWN_WORDING_RATIO = 0.3  # of sessions
 LEAST_SUCCESS = 0.9  # of drawings' success
 
@@ -100,7 +101,8 @@ class Measured:
 
 def prompts_asked(rng: random.Random, num_requests: int) -> list[str]:
     """The stream."""
-    popular = [sample_scene(rng) for _ in range(NUM_POPULAR)]
+    scenes = (sample_scene(rng) for _ in count())
+    popular = list(islice((scene for scene in scenes if len(scene.objects) <= MOST_OBJECTS), NUM_POPULAR))
     weights = [rank**-EXPONENT for rank in range(1, NUM_POPULAR + 1)]
     asked: list[str] = []
     while len(asked) < num_requests:
@@ -298,7 +300,7 @@ def _edited(scene: Scene, rng: random.Random) -> Scene:
     """An edit of a kind that can be."""
     while True:
         edited = rng.choice(list(EDITS.values()))(scene, rng)
-        if edited is not None:
+        if edited is not None and len(edited.objects) <= MOST_OBJECTS:
             return edited
 
 

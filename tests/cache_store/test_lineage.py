@@ -105,7 +105,7 @@ def test_an_open_recording_never_changes(archive_of, actions):
 @given(actions=ACTIONS)
 def test_a_restart_changes_nothing(archive_of, actions):
     with tempfile.TemporaryDirectory() as name:
-        disk_bytes = 40 * 4096  # some recordings leave
+        disk_bytes = 100 * 4096  # all cores, some rows
         tree = Tree(archive_of(disk=Disk(Path(name), disk_bytes)))
         for action in actions:
             tree.act(*action)
