@@ -71,11 +71,14 @@ def paste(source: Pixels, edited: Pixels, edit_mask: NDArray[np.bool_], paste_ma
     scale = source.shape[0] // edit_mask.shape[0]
     if not edit_mask.any():
         return source
-    inside = np.kron(edit_mask, np.ones((scale, scale), bool))
+    left, top, right, bottom = bounding_box(widen(edit_mask, paste_margin), scale)
+    box = slice(top, bottom), slice(left, right)  # beyond it nothing changes
+    inside = np.kron(edit_mask, np.ones((scale, scale), bool))[box]
     distance = ndimage.distance_transform_cdt(~inside, "chessboard")  # 0 inside, then 1, 2, .. pixels
     weight = np.clip(1 - (distance - 0.5) / max(1, paste_margin * scale), 0, 1)
     weight[distance > paste_margin * scale] = 0
-    blended: Pixels = (source + weight[..., None] * (edited.astype(np.float64) - source)).round().astype(np.uint8)
+    blended, before = source.copy(), source[box]
+    blended[box] = (before + weight[..., None] * (edited[box].astype(np.float64) - before)).round().astype(np.uint8)
     return blended
 
 
