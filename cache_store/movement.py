@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import MutableMapping
 from functools import partial
+from weakref import ref
 
 from cache_store.activations import Activations
 from cache_store.counts import Counts
@@ -76,9 +77,9 @@ class Movement:
         """They are copied to the host, or where they are hot to the device, if they are not there."""
         for rows in activations.read:
             if "host" not in rows.copies:
-                self.mover.put(("host", rows.name), partial(self._promote, rows, "host"))
+                self.mover.put(("host", rows.name), partial(self._promote, ref(rows), "host"))
             elif hits >= HOT_HITS and "device" in self._placement.arenas and "device" not in rows.copies:
-                self.mover.put(("device", rows.name), partial(self._promote, rows, "device"))
+                self.mover.put(("device", rows.name), partial(self._promote, ref(rows), "device"))
 
     def damaged(self, rows: Rows, error: DamagedError) -> None:
         """Nobody gets them any more, nor what reads from them."""
@@ -89,7 +90,11 @@ class Movement:
             self._placement.forget_lost(self._entries)
         self.sweep()
 
-    def _promote(self, rows: Rows, tier: Tier) -> None:
+    def _promote(self, still_there: ref[Rows], tier: Tier) -> None:
+        """Unless they were forgotten while they waited, which waiting must not hinder."""
+        rows = still_there()
+        if rows is None:
+            return
         try:
             with self._placement.hold((rows,)):
                 self._placement.promote(rows, tier)
@@ -97,11 +102,16 @@ class Movement:
             self.damaged(rows, error)
 
     def _write(self, recording_id: str) -> bool:
-        """A core, and the rows that it reads, owners first; False where the disk failed."""
-        entry, disk = self._entries.get(recording_id), self._disk
-        if entry is None or disk is None:
+        """A core, and the rows that it reads, owners first; False where the disk failed.
+
+        Before, what nobody needs any more makes room: rows die wherever their last reader lets go of them.
+        """
+        disk = self._disk
+        if disk is None:
             return True
-        is_written = self._write_core(disk, recording_id, entry) and self._write_rows(entry)
+        self._sweep()
+        entry = self._entries.get(recording_id)
+        is_written = entry is None or (self._write_core(disk, recording_id, entry) and self._write_rows(entry))
         if not is_written:
             self._try_later(disk)
         return is_written

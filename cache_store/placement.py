@@ -152,7 +152,7 @@ class Placement:
         if not disk.prepare(name, *rows_as_parts(rows, slabs)) or (file := disk.publish(name)) is None:
             return False
         with self._lock:
-            if rows.copies:
+            if rows.copies:  # else they were lost meanwhile, and the next sweep finds the file
                 rows.keep("disk", InFile(file, len(slabs)))
         self._counts.add("transfer_bytes", "host", "disk", count=rows.lie.num_bytes)
         return disk.synchronise()

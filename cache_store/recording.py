@@ -39,7 +39,7 @@ class Keeper(Protocol):
     def check(self, entry: Entry) -> None:
         """Its rows are about to be read: forgets them where they are not as they were written."""
 
-    def release(self, recording: Recording) -> None:
+    def release(self, recording: Recording, entry: Entry) -> None:
         """It is closed."""
 
     def add(self, recording_id: str, entry: Entry) -> None:
@@ -93,8 +93,8 @@ class Recording:
     def close(self) -> None:
         """Unpins it; safe to call twice."""
         if self.entry is not None:
-            self.entry = None
-            self._store.release(self)
+            entry, self.entry = self.entry, None
+            self._store.release(self, entry)
 
     def __enter__(self) -> Self:
         return self

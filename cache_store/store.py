@@ -176,12 +176,14 @@ class Store:
             entry.hits += 1
             self._movement.read(activations, entry.hits)
 
-    def release(self, recording: Recording) -> None:
-        """For a recording: it is closed."""
+    def release(self, recording: Recording, entry: Entry) -> None:
+        """For a recording: it is closed, and may have been the last to read what was deleted."""
         with self._lock:
             self._open.discard(recording)
             self._placement.holders.discard(recording)
             self._forget_oldest()
+            if self._entries.get(recording.id) is not entry:
+                self._movement.sweep()
 
     def describe(self) -> list[Description]:
         """All recordings, least recently used first."""

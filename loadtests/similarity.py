@@ -24,23 +24,33 @@ import argparse
 import json
 import random
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import count, islice, product
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cache_store.index import Entry
 from cache_store.index.memory import MemoryIndex
 from cache_store.store import MemoryStore
 from loadtests.conditions import conditions
-from loadtests.traces import CHAIN, EXPONENT
+from loadtests.prompt_stream import prompts_asked
+from loadtests.similarity_curve import (
+    CHANGED_WORDS,
+    SIMILARITIES,
+    Cell,
+    Found,
+    Measured,
+    cell_rows,
+    chosen,
+    curve,
+    default_of,
+)
 from service.batching.runner import run
 from service.engine.catalog import NUM_HITS, Nearness, space_of
 from service.engine.prompts import changed_words
@@ -49,77 +59,7 @@ from service.engine.text import embedding
 from service.engine.weights import Model, load_model
 from service.jobs import EditJob, GenerateJob, Job, Outcome, SamplingRequest
 from service.postcard.judge import Judge, load_judge
-from service.postcard.pairs import EDITS, EditPair, plain_prompt
-from service.postcard.scenes import Scene, caption, sample_scene
-
-SIMILARITIES = (0.95, 0.9, 0.8, 0.6)
-CHANGED_WORDS = (2, 4, 6, 9)
-NUM_POPULAR = 80  # scenes that sessions begin with
-MOST_OBJECTS = 2  # of those: the kinds of edits know no more
-OWN_WORDING_RATIO = 0.3  # of sessions
-LEAST_EDGE = 0.8  # what the model's own gate asks of edits that name their source
-
-Cell = tuple[float, int]  # the strictest thresholds that admit it
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Found:
-    """A recorded prompt beside the one that is asked for."""
-
-    source_prompt: str
-    prompt: str
-    similarity: float
-    num_changed: int
-
-    @property
-    def cell(self) -> Cell | None:
-        """None where no threshold admits it."""
-        similarities = [least for least in SIMILARITIES if self.similarity >= least]
-        words = [most for most in CHANGED_WORDS if self.num_changed <= most]
-        return (similarities[0], words[0]) if similarities and words else None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A pair edited there and back: means of the two."""
-
-    found: Found
-    success: float
-    dense_success: float
-    edit_seconds: float
-    dense_seconds: float
-
-    @property
-    def cell(self) -> Cell:
-        """Of the thresholds."""
-        if self.found.cell is None:
-            raise ValueError("found must be admitted by a threshold")
-        return self.found.cell
-
-    @property
-    def values(self) -> Floats:  # [4]
-        """Success, the drawing's success, and parts of a drawing's seconds: saved, and left when failures are redrawn.
-
-        An edit that succeeds where the drawing does not counts against one that is the other way around.
-        """
-        saved = 1 - self.edit_seconds / self.dense_seconds
-        return np.array([self.success, self.dense_success, saved, saved - (self.dense_success - self.success)])
-
-
-def prompts_asked(rng: random.Random, num_requests: int) -> list[str]:
-    """The stream."""
-    scenes = (sample_scene(rng) for _ in count())
-    popular = list(islice((scene for scene in scenes if len(scene.objects) <= MOST_OBJECTS), NUM_POPULAR))
-    weights = [rank**-EXPONENT for rank in range(1, NUM_POPULAR + 1)]
-    asked: list[str] = []
-    while len(asked) < num_requests:
-        scene, wording = rng.choices(popular, weights)[0], rng.random()
-        asked.append(_worded(scene, wording))
-        while rng.random() > 1 / CHAIN:
-            scene = _edited(scene, rng)
-            asked.append(_worded(scene, wording))
-    return asked[:num_requests]
+from service.postcard.pairs import EditPair
 
 
 def sources_of(model: Model, asked: Sequence[str]) -> Iterator[list[Found]]:
@@ -137,14 +77,6 @@ def sources_of(model: Model, asked: Sequence[str]) -> Iterator[list[Found]]:
         ]
         recorded.add(prompt)
         index.admit(space, vector, Entry(prompt, "here", 1, "host", 0, 0.0))
-
-
-def chosen(looked_at: Sequence[Found], nearness: Nearness) -> Found | None:
-    """The source that the catalog takes."""
-    for found in looked_at:
-        if found.similarity >= nearness.min_similarity and found.num_changed <= nearness.max_changed_words:
-            return found
-    return None
 
 
 def sample(rng: random.Random, stream: Sequence[Sequence[Found]], num_pairs: int) -> list[Found]:
@@ -183,80 +115,6 @@ def measure(model: Model, judge: Judge, found: Found, sampling: SamplingRequest)
     return Measured(found, *np.mean(ways, 0).tolist())
 
 
-def curve(stream: Sequence[Sequence[Found]], measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """A row for each of the thresholds, the strictest first."""
-    means, counts, deviations = cell_means(measured)
-    dense_seconds = float(np.mean([each.dense_seconds for each in measured]))
-    rows = []
-    for min_similarity, max_changed_words in product(SIMILARITIES, CHANGED_WORDS):
-        nearness = Nearness(min_similarity, max_changed_words)
-        sources = [found for found in (chosen(looked_at, nearness) for looked_at in stream) if found]
-        edits = Counter(found.cell for found in sources if found.cell and found.source_prompt != found.prompt)
-        num_repeats, num_edits = len(sources) - edits.total(), edits.total()
-        sums = sum((number * means[cell] for cell, number in edits.items()), np.zeros(4))
-        squares = sum(number**2 / max(1, counts[cell]) for cell, number in edits.items())
-        errors = deviations * np.sqrt(squares)
-        success, dense_success, success_error = (np.array([*sums[:2], errors[0]]) / max(1, num_edits)).tolist()
-        saved, net, saved_error, net_error = (
-            np.array([num_repeats + sums[2], num_repeats + sums[3], *errors[2:]]) / len(stream)
-        ).tolist()
-        rows.append({
-            "min_similarity": min_similarity,
-            "max_changed_words": max_changed_words,
-            "hit_ratio": len(sources) / len(stream),
-            "repeats": num_repeats,
-            "edits": num_edits,
-            "sampled": sum(counts[cell] for cell in edits),
-            "success": success,
-            "success_error": success_error,
-            "dense_success": dense_success,
-            "saved": saved,
-            "saved_error": saved_error,
-            "saved_seconds": saved * len(stream) * dense_seconds,
-            "net": net,
-            "net_error": net_error,
-            "edge": min(
-                part_of_drawings({cell: number for cell, number in edits.items() if cell[0] == min_similarity}, means),
-                part_of_drawings({cell: number for cell, number in edits.items() if cell[1] == max_changed_words}, means),
-            ),
-        })  # fmt: skip
-    return rows
-
-
-def cell_means(measured: Sequence[Measured]) -> tuple[Mapping[Cell, Floats], Counter[Cell], Floats]:
-    """Means of `values` by cell (of all pairs, where a cell has none), numbers of pairs, and deviations within cells."""
-    cells: dict[Cell, list[Floats]] = defaultdict(list)
-    for each in measured:
-        cells[each.cell].append(each.values)
-    overall: Floats = np.mean([each.values for each in measured], 0)
-    means = defaultdict(lambda: overall, {cell: np.mean(values, 0) for cell, values in cells.items()})
-    within = sum((np.square(each.values - means[each.cell]) for each in measured), np.zeros(4))
-    counts = Counter(each.cell for each in measured)
-    return means, counts, np.sqrt(within / max(1, len(measured) - len(cells)))
-
-
-def part_of_drawings(edits: Mapping[Cell, int], means: Mapping[Cell, Floats]) -> float:
-    """Success of edits that fall into cells so often, as a part of their drawings' success; 1 of no edits."""
-    success, dense_success, *_ = sum((number * means[cell] for cell, number in edits.items()), np.zeros(4)).tolist()
-    return float(success / dense_success) if dense_success else 1.0
-
-
-def default_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The default by the rule above; where nothing is good enough, the strictest."""
-    return max((row for row in rows if row["edge"] >= LEAST_EDGE), key=lambda row: row["net"], default=rows[0])
-
-
-def cell_rows(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """What was measured, by cell."""
-    means, counts, _ = cell_means(measured)
-    names = ("success", "dense_success", "saved", "net")
-    return [
-        {"min_similarity": cell[0], "max_changed_words": cell[1], "pairs": counts[cell]}
-        | dict(zip(names, np.round(means[cell], 3).tolist(), strict=True))
-        for cell in sorted(counts, key=lambda cell: (-cell[0], cell[1]))
-    ]
-
-
 def table(result: dict[str, Any]) -> str:
     """The result for people."""
     lines = ["likeness  words   hits  edits  pairs  success +-      drawn    saved +-      seconds    net +-      edge"]
@@ -276,7 +134,7 @@ def main() -> None:
     """Prints the curve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=500)
-    parser.add_argument("--pairs", type=int, default=42, help="that are drawn and edited, both ways")
+    parser.add_argument("--pairs", type=int, default=30, help="that are drawn and edited, both ways")
     parser.add_argument("--steps", type=int, help="of the sampler; by default the model's own")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -312,19 +170,6 @@ def main() -> None:
         arguments.save.mkdir(parents=True, exist_ok=True)
         (arguments.save / "similarity.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result) if arguments.json else table(result))
-
-
-def _worded(scene: Scene, wording: float) -> str:
-    """In the one plain order, or in the way that somebody always words such scenes."""
-    return caption(scene, random.Random(wording)) if wording < OWN_WORDING_RATIO else plain_prompt(scene)
-
-
-def _edited(scene: Scene, rng: random.Random) -> Scene:
-    """An edit of a kind that can be."""
-    while True:
-        edited = rng.choice(list(EDITS.values()))(scene, rng)
-        if edited is not None and len(edited.objects) <= MOST_OBJECTS:
-            return edited
 
 
 def _num_changed(source_prompt: str, prompt: str) -> int:

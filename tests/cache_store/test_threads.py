@@ -99,6 +99,7 @@ def end(store):
     assert store.settle()
     assert len(store.ids()) <= 4
     assert store.num_bytes == num_bytes_reached(store)
+    make(store, "last", 0.0, None)
     for name in store.ids():
         store.delete(name)
     assert store.settle()

@@ -42,6 +42,32 @@ def test_an_open_recording_is_not_moved_away(archive_of, disk_of, num_bytes):
     archive.check("b")
 
 
+def test_what_was_deleted_leaves_the_disk_when_its_last_reader_closes_it(stored, files):
+    stored.record("a")
+    stored.settle()
+    with stored.store.open("a") as recording:
+        stored.store.delete("a")
+        stored.settle()
+        assert recording.rows(0, "rows", POSITIONS).equal(stored.expected["a"][0, "rows"])
+        assert len(files()) == 1
+    stored.settle()
+    assert files() == []
+
+
+def test_what_was_let_go_of_late_leaves_the_disk_at_the_next_commit(stored, files):
+    stored.record("a")
+    stored.settle()
+    with stored.store.open("a") as recording:
+        rows = recording.activations.own
+        stored.store.delete("a")
+    stored.settle()
+    assert len(files()) == 1
+    del rows, recording
+    stored.record("b")
+    stored.settle()
+    assert len(files()) == 2
+
+
 def test_a_deleted_ancestor_leaves_the_host_too(archive_of, disk_of, num_bytes):
     archive = archive_of(2 * num_bytes, disk=disk_of())
     archive.record("a")

@@ -10,7 +10,8 @@ import pytest
 from cache_store.index.memory import MemoryIndex
 from cache_store.store import MemoryStore
 from loadtests import similarity
-from loadtests.similarity import Found, Measured
+from loadtests.prompt_stream import prompts_asked
+from loadtests.similarity_curve import CHANGED_WORDS, SIMILARITIES, Found, Measured, chosen, curve, default_of
 from service.batching.policy import Limits
 from service.batching.runner import Runner
 from service.engine.catalog import Catalog, Nearness
@@ -37,14 +38,14 @@ def test_a_source_is_in_the_cell_of_the_strictest_thresholds_that_admit_it():
 
 def test_the_nearest_that_is_within_both_thresholds_is_chosen():
     many = Found("a", "b", 0.99, 8)
-    assert similarity.chosen([many, NEAR, FAR], Nearness(0.6, 4)) == NEAR
-    assert similarity.chosen([many, NEAR, FAR], Nearness(0.97, 4)) is None
+    assert chosen([many, NEAR, FAR], Nearness(0.6, 4)) == NEAR
+    assert chosen([many, NEAR, FAR], Nearness(0.97, 4)) is None
 
 
 def test_decisions_are_those_of_the_service(model):
-    asked = similarity.prompts_asked(random.Random(2), 9)
+    asked = prompts_asked(random.Random(2), 7)
     nearness = Nearness(0.8, 4)
-    expected = [similarity.chosen(found, nearness) for found in similarity.sources_of(model, asked)]
+    expected = [chosen(found, nearness) for found in similarity.sources_of(model, asked)]
     store, catalog = MemoryStore(1 << 30), Catalog(MemoryIndex(), "here", 1, nearness)
     ids, sources = {}, []
     for prompt in asked:
@@ -61,8 +62,8 @@ def test_decisions_are_those_of_the_service(model):
 
 
 def test_the_stream_has_sessions_of_popular_prompts():
-    asked = similarity.prompts_asked(random.Random(0), 500)
-    assert asked == similarity.prompts_asked(random.Random(0), 500)
+    asked = prompts_asked(random.Random(0), 500)
+    assert asked == prompts_asked(random.Random(0), 500)
     assert len(asked) == 500
     assert 200 < len(set(asked)) < 400
 
@@ -78,7 +79,7 @@ def test_every_cell_has_a_pair_before_any_has_a_second():
 def test_sums_weigh_cells_as_the_stream_hits_them():
     stream = [[], [SAME], [NEAR], [NEAR], [FAR]]
     measured = [Measured(NEAR, 1.0, 1.0, 1.0, 4.0), Measured(FAR, 0.0, 1.0, 3.0, 4.0)]
-    rows = similarity.curve(stream, measured)
+    rows = curve(stream, measured)
     strict, loose = rows[0], rows[-1]
     assert (strict["repeats"], strict["edits"], strict["success"], strict["edge"]) == (1, 2, 1, 1)
     assert (loose["repeats"], loose["edits"], loose["sampled"], loose["edge"]) == (1, 3, 2, 0)
@@ -88,25 +89,25 @@ def test_sums_weigh_cells_as_the_stream_hits_them():
     assert loose["saved"] == pytest.approx((1 + 2 * 0.75 + 0.25) / 5)
     assert loose["net"] == pytest.approx((1 + 2 * 0.75 + 0.25 - 1) / 5)
     assert loose["saved_seconds"] == pytest.approx(5 * 4 * loose["saved"])
-    assert similarity.default_of(rows)["min_similarity"] > 0.6
+    assert default_of(rows)["min_similarity"] > 0.6
 
 
 def test_errors_are_of_pairs_within_cells():
     measured = [Measured(NEAR, success, 1.0, 1.0, 4.0) for success in (0.0, 1.0)]
-    row = similarity.curve([[NEAR]], measured)[0]
+    row = curve([[NEAR]], measured)[0]
     assert row["success"] == 0.5
     assert row["success_error"] == pytest.approx(0.5)  # deviation sqrt(1/2), of two pairs
 
 
 def test_the_program_prints_and_keeps_one_object_and_reads_its_sample_again(monkeypatch, capsys, tmp_path):
-    words = ["similarity", "--requests", "25", "--json"]
-    monkeypatch.setattr("sys.argv", [*words, "--pairs", "2", "--steps", "2", "--save", str(tmp_path / "results")])
+    words = ["similarity", "--requests", "15", "--json"]
+    monkeypatch.setattr("sys.argv", [*words, "--pairs", "1", "--steps", "1", "--save", str(tmp_path / "results")])
     similarity.main()
     result = json.loads(capsys.readouterr().out)
     kept = tmp_path / "results" / "similarity.json"
     assert result == json.loads(kept.read_text())
-    assert result["pairs"] == 2
-    assert len(result["curve"]) == len(similarity.SIMILARITIES) * len(similarity.CHANGED_WORDS)
+    assert result["pairs"] == 1
+    assert len(result["curve"]) == len(SIMILARITIES) * len(CHANGED_WORDS)
     assert all(0 <= row["success"] <= 1 for row in result["curve"])
     monkeypatch.setattr("sys.argv", [*words, "--sample", str(kept)])
     similarity.main()
