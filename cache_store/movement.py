@@ -83,7 +83,7 @@ class Movement:
 
     def damaged(self, rows: Rows, error: DamagedError) -> None:
         """Nobody gets them any more, nor what reads from them."""
-        log.warning("rows are dropped: %s", error)
+        log.warning("rows are dropped: %s", str(error))  # the error would keep its frames, and the rows in them
         self._counts.add("damaged", error.reason)
         with self._lock:
             self._placement.lose(rows, "damaged")

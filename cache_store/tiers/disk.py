@@ -216,7 +216,8 @@ class Disk:
         if self.is_on or not self.num_failures:
             self.num_failures += 1
             self.wait_seconds = self._retry_seconds
-            log.warning("the disk tier is off, nothing is written to %s for now: %s", self.directory, error)
+            reason = str(error)  # whoever keeps the record would keep the error, its frames and the rows in them
+            log.warning("the disk tier is off, nothing is written to %s for now: %s", self.directory, reason)
         else:
             self.wait_seconds = min(2 * self.wait_seconds, self._max_retry_seconds)
         self.is_on = False

@@ -72,8 +72,7 @@ def num_bytes_reached(store):
     living = set()
     for name in store.ids():
         with store.open(name) as recording:
-            if recording.activations:
-                living.update(recording.activations.read)
+            living.update(recording.holds)
     return sum(rows.lie.num_bytes for rows in living if "host" in rows.copies)
 
 
