@@ -59,6 +59,17 @@ def test_a_disk_that_fails_while_there_is_nothing_to_write_comes_back(archive_of
     assert archive.store.counts()["used_bytes"]["disk",] == 0
 
 
+def test_a_log_that_is_kept_keeps_no_rows(archive_of, disk_of, failing, caplog):
+    """An error would: by its frames, which hold what was to be written."""
+    system = failing()
+    archive = archive_of(disk=disk_of(system=system, retry_seconds=3600.0))
+    system.fail(errno.ENOSPC, "write")
+    archive.record("a")
+    archive.settle().delete("a")
+    assert archive.settle().num_bytes == 0
+    assert len(caplog.records) == 1
+
+
 def test_a_directory_that_cannot_be_had_costs_no_request(archive_of, tmp_path):
     (tmp_path / "file").touch()
     archive = archive_of(disk=Disk(tmp_path / "file" / "cache", 1 << 20))
