@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,11 +86,16 @@ class Slow:
 
     def __init__(self):
         self.begun, self.may_end = threading.Event(), threading.Event()
+        self.renamed = []
 
     def fsync(self, fd):
         self.begun.set()
         assert self.may_end.wait(GUARD_SECONDS)
         os.fsync(fd)
+
+    def rename(self, part, path):
+        self.renamed.append(Path(path).name)
+        Path(part).rename(path)
 
     def __getattr__(self, call):
         return getattr(os, call)
@@ -117,6 +123,7 @@ def test_what_is_deleted_while_it_is_written_leaves_no_file(archive_of, disk_of,
     assert archive.store.delete("a")
     system.may_end.set()
     archive.settle()
+    assert system.renamed == []  # killed at any time, it would not be back
     assert files() == []
     assert archive.store.num_bytes == 0
 

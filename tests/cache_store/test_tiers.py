@@ -114,6 +114,24 @@ def test_a_full_disk_loses_readers_before_whom_they_read(archive_of, disk_of, re
         archive.check(name)
 
 
+def test_who_is_worth_little_stays_on_the_disk_for_a_reader_who_is_worth_much(archive_of, disk_of, restart):
+    archive = archive_of(disk=disk_of(18 * 4096))  # three of rows, 3 pages each, and four cores of 2 or 3
+    archive.record("a")
+    archive.record("b", "a", [0])
+    archive.record("c")
+    archive.settle()
+    for name, seconds in (("a", 1e-9), ("b", 1e9), ("c", 1.0)):
+        archive.store._entries[name].activations.own.seconds_saved = seconds
+    archive.record("d")
+    assert [sorted(tiers) for tiers in archive.tiers().values()] == [["disk", "host"]] * 2 + [
+        ["host"],
+        ["disk", "host"],
+    ]
+    restart(archive)
+    for name in "abd":
+        archive.check(name)
+
+
 def test_a_store_without_memory_of_its_own_reads_from_the_disk(stored, restart):
     stored.record("a")
     stored.record("b", "a", [0, 4])
