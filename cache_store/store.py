@@ -28,7 +28,7 @@ from cache_store.tiers.disk import Disk
 from cache_store.tiers.files import DamagedError
 from cache_store.tiers.stored import Blob
 
-__all__ = ["Blob", "Draft", "MemoryStore", "Recording", "Store"]
+__all__ = ["Blob", "Draft", "Recording", "Store"]
 
 
 class Store:
@@ -232,6 +232,3 @@ class Store:
             if its not in pinned:
                 self._forget(one)
                 num_excess, excess_bytes = num_excess - 1, excess_bytes - its.core_bytes
-
-
-MemoryStore = Store  # the name that it had before it had a disk

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from service.batching.runner import run
 from service.engine.given_mask import to_png_array
 from service.engine.weights import Model, load_model
@@ -58,7 +58,7 @@ def main() -> None:
 
 def chain(model: Model, prompts: Sequence[str], seed: int, steps: int | None = None) -> list[Row]:
     """Draws the first prompt, then edits it to each of the next; every one also drawn again for comparison."""
-    store, sampling = MemoryStore(2 << 30), SamplingRequest(seed=seed, num_inference_steps=steps)
+    store, sampling = Store(2 << 30), SamplingRequest(seed=seed, num_inference_steps=steps)
     last = _outcome(model, store, GenerateJob(prompts[0], sampling))
     rows = []
     for prompt in prompts[1:]:
@@ -105,7 +105,7 @@ def _cost(receipt: Receipt) -> str:
     return f"{receipt.seconds['total']:.1f} s, {receipt.macs_computed / 1e9:.0f} GMAC"
 
 
-def _outcome(model: Model, store: MemoryStore, job: Job) -> Outcome:
+def _outcome(model: Model, store: Store, job: Job) -> Outcome:
     return Outcome.of(run(model, store, job))
 
 

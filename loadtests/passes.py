@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cache_store.activations import Activations
 from cache_store.rows import InMemory, Rows
-from cache_store.store import MemoryStore, Recording
+from cache_store.store import Recording, Store
 from loadtests.contest import LeftOutError, TimedWait
 from loadtests.inputs import Inputs
 from service.engine.batch import Batch
@@ -79,7 +79,7 @@ class Passes:
         device, size = inputs.sample.device, inputs.sample.shape[2:]
         columns = columns_of(unet, *size, inputs.embeds.shape[1], form.keep_inputs)
         layout = layout_of(columns, form, num_steps, num_map_steps=0, num_branches=2)
-        store = MemoryStore(Activations.of(layout).own.lie.num_bytes, pinned=device.type == "cuda")
+        store = Store(Activations.of(layout).own.lie.num_bytes, pinned=device.type == "cuda")
         text = unet.read(inputs.embeds, inputs.added)
         everything = _everything(unet, inputs)
         with store.create(RECORDING, layout) as draft:

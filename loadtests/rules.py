@@ -30,7 +30,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from loadtests.conditions import conditions
 from service.batching.runner import run
 from service.engine.codec import DENSE_RATIO, Pixels, decode, paste
@@ -109,7 +109,7 @@ def main() -> None:
 def trials_of(model: Model, pair: EditPair, rules: Mapping[str, Rules]) -> Iterator[Trial]:
     """One pair under each of the rules."""
     for name, (each, form) in rules.items():
-        recording_model, store = replace(model, format=form), MemoryStore(2 << 30)
+        recording_model, store = replace(model, format=form), Store(2 << 30)
         draw = GenerateJob(pair.source_prompt, SamplingRequest(seed=pair.seed))
         source, source_bytes = _outcome(recording_model, store, draw), store.num_bytes
         edit = _outcome(recording_model, store, EditJob(pair.prompt, image_id=source.receipt.image_id, rules=each))
@@ -213,7 +213,7 @@ def _added_step(pasted: Pixels, trial: Trial, paste_margin: int) -> float:
     return float(np.concatenate(steps).mean()) if rim.any() else 0.0
 
 
-def _whole(model: Model, store: MemoryStore, edit: Outcome) -> Pixels:
+def _whole(model: Model, store: Store, edit: Outcome) -> Pixels:
     """What the edited latents are without pasting."""
     recording = store.open(edit.receipt.image_id)
     if recording is None:
@@ -222,7 +222,7 @@ def _whole(model: Model, store: MemoryStore, edit: Outcome) -> Pixels:
         return decode(model, Core.load(recording).latents[-1:]).pixels
 
 
-def _outcome(model: Model, store: MemoryStore, job: GenerateJob | EditJob) -> Outcome:
+def _outcome(model: Model, store: Store, job: GenerateJob | EditJob) -> Outcome:
     return Outcome.of(run(model, store, job))
 
 

@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from cache_store.index import Entry
 from cache_store.index.memory import MemoryIndex
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from loadtests.conditions import conditions
 from loadtests.prompt_stream import prompts_asked
 from loadtests.similarity_curve import (
@@ -94,7 +94,7 @@ def sample(rng: random.Random, stream: Sequence[Sequence[Found]], num_pairs: int
 def measure_all(model: Model, pairs: Sequence[Found], num_inference_steps: int | None) -> list[Measured]:
     """Each pair with a seed of its own, once the processor is warm."""
     judge = load_judge()
-    _timed(model, MemoryStore(1 << 30), GenerateJob("a sea", SamplingRequest(num_inference_steps=2)))
+    _timed(model, Store(1 << 30), GenerateJob("a sea", SamplingRequest(num_inference_steps=2)))
     return [
         measure(model, judge, found, SamplingRequest(seed, num_inference_steps))
         for seed, found in enumerate(tqdm(pairs, disable=None))
@@ -103,7 +103,7 @@ def measure_all(model: Model, pairs: Sequence[Found], num_inference_steps: int |
 
 def measure(model: Model, judge: Judge, found: Found, sampling: SamplingRequest) -> Measured:
     """Draws both pictures and edits each into the other."""
-    store, ways = MemoryStore(1 << 30), []
+    store, ways = Store(1 << 30), []
     one, other = found.source_prompt, found.prompt
     drawn = {prompt: _timed(model, store, GenerateJob(prompt, sampling)) for prompt in (one, other)}
     for source, prompt in ((one, other), (other, one)):
@@ -176,7 +176,7 @@ def _num_changed(source_prompt: str, prompt: str) -> int:
     return sum(map(len, changed_words(source_prompt, prompt)))
 
 
-def _timed(model: Model, store: MemoryStore, job: Job) -> tuple[Outcome, float]:
+def _timed(model: Model, store: Store, job: Job) -> tuple[Outcome, float]:
     """The outcome, and the processor's seconds."""
     begin = time.process_time()
     outcome = Outcome.of(run(model, store, job))

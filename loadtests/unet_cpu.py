@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from loadtests.inputs import both
 from loadtests.shapes import NUM_TOKENS, check_size, load_masks, synthetic_masks
-from service.engine.unet import UNet, UNetConfig
 from sparse_ops.context import Context
-from sparse_ops.plan import Plan, Positions, active_positions, dense_plans, make_plans
+from sparse_ops.plan import Plan, active_positions, dense_plans, make_plans
+from sparse_ops.positions import Positions
 
 SIZE = 96
 SD21 = {
@@ -81,27 +81,12 @@ def seconds_of(name: str, run: Callable[[], object], num_runs: int = 1) -> float
     return min(seconds)
 
 
-def both(config: Mapping[str, Any]) -> tuple[UNet2DConditionModel, UNet]:
-    """One network twice, in bfloat16: diffusers' and ours, of the same random weights."""
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        theirs = UNet2DConditionModel(**config).eval()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    theirs.to(memory_format=torch.channels_last)
-    with torch.device("meta"):
-        ours = UNet(UNetConfig.from_diffusers(theirs.config)).eval()
-    ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
-    return theirs, ours
-
-
 @torch.no_grad()
 def measure(
     masks: dict[str, Tensor], *, keep_inputs: bool, config: Mapping[str, Any] = SD21, size: int = SIZE
 ) -> dict[str, object]:
     """What is printed."""
-    theirs, ours = both(config)
+    theirs, ours = both(config, torch.bfloat16, torch.device("cpu"), seed=0)
     inputs = torch.randn(2, 4, size, size, dtype=torch.bfloat16), torch.tensor([500, 500])
     embeds = torch.randn(2, NUM_TOKENS, ours.cfg.context_channels, dtype=torch.bfloat16)
     text = ours.read(embeds)  # once for a prompt, not for each step

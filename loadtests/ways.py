@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from PIL import Image
 
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from service.batching.policy import Limits
 from service.batching.runner import Predict, Runner
 from service.engine.given_mask import to_png_array
@@ -46,7 +46,7 @@ class Source:
 
     prompt: str
     sampling: SamplingRequest
-    store: MemoryStore
+    store: Store
     image_id: str
     picture: Image.Image
 
@@ -84,7 +84,7 @@ class Ways:
 
     def record(self, prompt: str, seed: int) -> Source:
         """Draws a picture and keeps how, as a service has it."""
-        store = MemoryStore(self.store_bytes, pinned=self.model.device.type == "cuda")
+        store = Store(self.store_bytes, pinned=self.model.device.type == "cuda")
         sampling = SamplingRequest(seed=seed, num_inference_steps=self.num_steps)
         outcome = self.run(store, GenerateJob(prompt, sampling))
         if outcome.image is None:
@@ -99,11 +99,11 @@ class Ways:
         """Several edits whose steps share network calls."""
         return [self._forgotten(source, outcome) for outcome in self._run(source.store, jobs)]
 
-    def run(self, store: MemoryStore, job: Job) -> Outcome:
+    def run(self, store: Store, job: Job) -> Outcome:
         """Any job."""
         return self._run(store, [job])[0]
 
-    def _run(self, store: MemoryStore, jobs: Sequence[Job]) -> list[Outcome]:
+    def _run(self, store: Store, jobs: Sequence[Job]) -> list[Outcome]:
         limits = Limits(running_jobs=len(jobs), step_images=2 * len(jobs))
         runner = Runner(self.model, store, limits, predict=self.predict)
         events: dict[str, list[Event]] = {str(number): [] for number in range(len(jobs))}

@@ -27,7 +27,7 @@ from service.errors import InputError, JobFailedError, RetouchError
 from service.jobs import EditJob, Job, Outcome, Receipt
 
 if TYPE_CHECKING:
-    from cache_store.store import MemoryStore
+    from cache_store.store import Store
     from service.api.schemas import EditRequest, GenerateRequest
     from service.engine.call import Call
     from service.settings import Settings
@@ -141,7 +141,7 @@ def _draw(options: argparse.Namespace, job: Job) -> int:
     return DONE
 
 
-def _run(settings: Settings, job: Job) -> tuple[MemoryStore, Outcome]:
+def _run(settings: Settings, job: Job) -> tuple[Store, Outcome]:
     from service.batching.runner import run  # noqa: PLC0415
     from service.workers.local import open_model, open_store  # noqa: PLC0415
 
@@ -168,7 +168,7 @@ def _progress() -> Iterator[Callable[[Call], None]]:
         yield on_call
 
 
-def _picture(name: str, store: MemoryStore, outcome: Outcome) -> bytes | None:
+def _picture(name: str, store: Store, outcome: Outcome) -> bytes | None:
     """The PNG for one of `WHAT`; None where the job made none."""
     from service.api.images import encode_png, mask_image  # noqa: PLC0415
 

@@ -16,8 +16,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from sparse_ops.plan import List, Plan, each
+from sparse_ops.plan import Plan
+from sparse_ops.positions import List
 from sparse_ops.segments import Segments
+from sparse_ops.tree import each
 
 LEAST_ROWS = 64  # the smallest tile of a convolution
 ROW_RUNG, EDGE_RUNG = 1.25, 1.5

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops import ops
-from sparse_ops.plan import Plan, Positions
+from sparse_ops.plan import Plan
+from sparse_ops.positions import Positions
 from sparse_ops.segments import even
 
 Projection = Callable[[Tensor], tuple[Tensor, Tensor]]

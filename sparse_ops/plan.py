@@ -19,72 +19,18 @@ Everything here is integers; it runs once per edit, on the CPU, and is then move
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from sparse_ops.blocks import BlockCost, choose_blocks, pyramid, round_out, touched_blocks
+from sparse_ops.blocks import pyramid, round_out, touched_blocks
+from sparse_ops.positions import Capacity, Positions, exact, padded
 from sparse_ops.segments import Segments
 from sparse_ops.tables import dilate, lookup, table, upsample
-
-__all__ = [
-    "BlockCost",
-    "Downward",
-    "Plan",
-    "Positions",
-    "active_positions",
-    "choose_blocks",
-    "dense_plans",
-    "make_plans",
-]
-
-
-List = Literal["rows", "rest", "attended", "halo", "keys", "reached", "fill"]
-Capacity = Callable[[List, int, int], int]  # how long a list of a resolution is made, of so many: the rest is padding
-
-
-def exact(what: List, level: int, count: int) -> int:  # noqa: ARG001  # whatever it is
-    """No padding."""
-    return count
-
-
-@dataclass(frozen=True, eq=False)
-class Positions(Segments):
-    """Positions of a batch of images, in raster order. Each belongs to the image that it lies in."""
-
-    index: Tensor  # int32 [N], flattened over the batch; of padding 0
-    per_image: int  # H * W
-
-    @classmethod
-    def where(cls, selected: Tensor, length: Callable[[int], int] = int) -> Positions:  # bool [B, H, W]
-        """The positions at which `selected` is true; `length` is how long a list of so many is made."""
-        flat = selected.flatten(1)
-        starts = F.pad(flat.sum(1).cumsum(0), (1, 0)).int()
-        index = flat.flatten().nonzero().squeeze(1).int()
-        padded = _padded(index, length(len(index)), 0)
-        return cls(tuple(starts.tolist()), starts, padded, flat.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @property
-    def own(self) -> Tensor:
-        """`index` without padding."""
-        return self.index[: self.offsets[-1]]
-
-    @cached_property
-    def locals(self) -> list[Tensor]:
-        """The positions of each image, counted from its own first one: int32 [N_b] each."""
-        return [self.index[part] - image * self.per_image for image, part in enumerate(self.images())]
-
-    def local(self, image: int) -> Tensor:
-        """The positions of one image, counted from its own first one: int32 [N_b]."""
-        return self.locals[image]
+from sparse_ops.tree import each
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,23 +91,6 @@ class Plan:
     def to(self, device: torch.device | str) -> Plan:
         """The same plan on another device."""
         return each(self, Tensor, lambda tensor: tensor.to(device))
-
-
-Tree = TypeVar("Tree")
-Part = TypeVar("Part")
-
-
-def each(tree: Tree, kind: type[Part], change: Callable[[Part], Part]) -> Tree:
-    """A plan, or a list of them, with each part of some kind changed; always in the same order."""
-    changed: Any = tree
-    if isinstance(tree, kind):
-        changed = change(tree)
-    elif isinstance(tree, list):
-        changed = [each(part, kind, change) for part in tree]
-    elif is_dataclass(tree) and not isinstance(tree, type):
-        held = {field.name: getattr(tree, field.name) for field in fields(tree)}
-        changed = replace(tree, **{name: each(part, kind, change) for name, part in held.items()})
-    return changed  # type: ignore[no-any-return]  # of the same type
 
 
 def active_positions(
@@ -246,8 +175,8 @@ def _plan(
     reached = None if below is None else dilate(here)[:, ::2, ::2] & below
     halo = Positions.where(_read(here, above, reached) & ~here, partial(capacity, "halo", level))
     places = _places(own, halo).view_as(here)
-    same = None if dense[level] else _padded(table(here, places), len(own), -1)
-    up = None if above is None else _padded(table(above, upsample(places, above)), len(rows[level - 1]), -1)
+    same = None if dense[level] else padded(table(here, places), len(own), -1)
+    up = None if above is None else padded(table(above, upsample(places, above)), len(rows[level - 1]), -1)
     down = None
     if reached is not None:
         down = _downward(table(reached, places, stride=2), reached, active, rows, level, capacity)
@@ -280,7 +209,7 @@ def _downward(
     computed = Positions.where(reached, partial(capacity, "reached", level))
     fill = Positions.where(active[level + 1] & ~reached, partial(capacity, "fill", level))
     order = _places(computed, fill)[rows[level + 1].index]
-    return Downward(_padded(neighbors, len(computed), -1), fill, order.clamp_(min=0))  # what padding reads is not used
+    return Downward(padded(neighbors, len(computed), -1), fill, order.clamp_(min=0))  # what padding reads is not used
 
 
 def _keys(rows: Positions, attended: Positions, length: Callable[[int], int]) -> Keys:
@@ -291,7 +220,7 @@ def _keys(rows: Positions, attended: Positions, length: Callable[[int], int]) ->
     for begin, own, others in zip(offsets[:-1], rows.counts(), attended.images(), strict=True):
         fresh.append(torch.arange(begin, begin + own, dtype=torch.int32))
         index[begin + own : begin + own + others.stop - others.start] = attended.index[others]
-    places = _padded(torch.cat(fresh), len(rows), len(index) - 1)
+    places = padded(torch.cat(fresh), len(rows), len(index) - 1)
     return Keys(offsets, rows.starts + attended.starts, places, index)
 
 
@@ -300,8 +229,3 @@ def _places(first: Positions, second: Positions) -> Tensor:  # int32 [B * H * W]
     places = lookup(len(first.counts()) * first.per_image, first.own)
     places[second.own] = torch.arange(len(first), len(first) + len(second.own), dtype=torch.int32)
     return places
-
-
-def _padded(rows: Tensor, length: int, value: int) -> Tensor:
-    """So many rows, the last ones of this value."""
-    return F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, length - len(rows)), value=value)

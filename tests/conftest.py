@@ -14,7 +14,8 @@ from torch import Tensor
 
 from service.engine.unet import UNet, UNetConfig
 from sparse_ops.context import Activation, Context, Control, Watch
-from sparse_ops.plan import Capacity, Plan, Positions, active_positions, dense_plans, exact, make_plans
+from sparse_ops.plan import Plan, active_positions, dense_plans, make_plans
+from sparse_ops.positions import Capacity, Positions, exact
 
 Blocks = tuple[int | None, ...]
 Step = dict[str, Tensor]  # one step of one image: maps [H * W, C] and statistics [2, G]

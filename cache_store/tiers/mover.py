@@ -66,7 +66,7 @@ class Mover:
         while (task := self._next()) is not None:
             try:
                 task()
-            except Exception:
+            except Exception:  # a task that fails moves nothing; the thread, and what others wait for, go on
                 log.exception("moving recordings failed")
             del task  # and what it belongs to
             with self._changed:

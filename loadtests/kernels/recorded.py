@@ -12,7 +12,7 @@ from loadtests.kernels.case import Case, Output, Wire
 from loadtests.kernels.scene import Scene
 from sparse_ops import cuda
 from sparse_ops.launch import why_not
-from sparse_ops.plan import Positions
+from sparse_ops.positions import Positions
 from sparse_ops.quantise import BLOCK, VALUES, Kind, dequantise, quantise
 
 TENSORS_OF_HALO, TENSORS_OF_ATTENTION = 13, 5  # as wide as the network, side by side, at the highest resolution

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from service.batching.policy import Limits, PendingCall, decide
 from service.engine import editor
 from service.engine.call import Call
@@ -28,7 +28,7 @@ from service.jobs import Event, Failed, Job, Receipt
 
 log = logging.getLogger(__name__)
 
-Start = Callable[[Model, MemoryStore, Job], Script]
+Start = Callable[[Model, Store, Job], Script]
 Predict = Callable[[UNet, Sequence[Call]], list[Tensor]]
 
 
@@ -56,7 +56,7 @@ class Runner:
     def __init__(
         self,
         model: Model,
-        store: MemoryStore,
+        store: Store,
         limits: Limits,
         *,
         start: Start = editor.start,
@@ -176,7 +176,7 @@ class Runner:
 
 def run(
     model: Model,
-    store: MemoryStore,
+    store: Store,
     job: Job,
     on_call: Callable[[Call], None] | None = None,
 ) -> Iterator[Event]:

@@ -9,7 +9,7 @@ from contextlib import closing
 
 from PIL import Image
 
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from service.batching.policy import Limits
 from service.batching.runner import Predict, Runner
 from service.engine.weights import Model
@@ -28,7 +28,7 @@ def warm_up(model: Model, predict: Predict) -> None:
     A failure is logged: it would meet every job, too.
     """
     begin = time.perf_counter()
-    store = MemoryStore(STORE_BYTES, pinned=model.device.type == "cuda")
+    store = Store(STORE_BYTES, pinned=model.device.type == "cuda")
     with closing(store):
         *events, receipt = _run(model, store, GenerateJob("warm", STEPS), predict)
         if isinstance(receipt, Receipt):
@@ -50,7 +50,7 @@ def _edit(model: Model, image_id: str, ratio: float) -> EditJob:
     return EditJob("warmer", image_id, edit_mask=mask, mask_mode="given")
 
 
-def _run(model: Model, store: MemoryStore, job: Job, predict: Predict) -> Iterator[Event]:
+def _run(model: Model, store: Store, job: Job, predict: Predict) -> Iterator[Event]:
     runner = Runner(model, store, Limits(), predict=predict)
     runner.add("warm-up", job)
     while not runner.idle:

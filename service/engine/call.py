@@ -18,7 +18,8 @@ from service.engine.writing import Target
 from service.jobs import Stage
 from sparse_ops.buckets import bucket_of, pack, shapes_of, unpack
 from sparse_ops.context import Control
-from sparse_ops.plan import Capacity, Plan, exact, make_plans
+from sparse_ops.plan import Plan, make_plans
+from sparse_ops.positions import Capacity, exact
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from cache_store.store import Draft, MemoryStore, Recording
+from cache_store.store import Draft, Recording, Store
 from service.engine.call import Active, everything
 from service.engine.macs import MacModel
 from service.engine.maps import KeepMaps, Moved, Words
@@ -62,7 +62,7 @@ class Canvas:
 
     def draft(
         self,
-        store: MemoryStore,
+        store: Store,
         recording_id: str,
         parent: Recording | None = None,
         active: tuple[Tensor, ...] = (),

@@ -11,11 +11,12 @@ an edit changes a few. What the index points to is opened before it is used: who
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import asdict, dataclass
 
 from cache_store.index import Entry, Hit, Index, Space
-from cache_store.store import MemoryStore
+from cache_store.store import Recording, Store
 from service.engine.core import Core
 from service.engine.prompts import changed_words
 from service.engine.sampling import beside, resolve
@@ -23,6 +24,8 @@ from service.engine.text import embedding
 from service.engine.weights import Model
 from service.errors import ConflictError
 from service.jobs import Sampling, SamplingRequest
+
+log = logging.getLogger(__name__)
 
 NUM_HITS = 8  # looked at: the nearest may have gone, or differ in too many words
 
@@ -36,7 +39,7 @@ class Nearness:
 
 
 @dataclass(frozen=True)
-class Source:
+class Nearest:
     """A recording that may be edited."""
 
     recording_id: str
@@ -58,16 +61,23 @@ class Catalog:
         entry = Entry(recording_id, self.worker, self.epoch, "host", num_bytes, time.time())
         self.index.admit(space_of(model, core.tenant, core.sampling), embedding(model, core.prompt), entry)
 
-    def announce_all(self, model: Model, store: MemoryStore) -> None:
+    def announce_all(self, model: Model, store: Store) -> None:
         """All that can be read here: after a start, what is on the disk."""
         for recording_id in store.ids():
             recording = store.open(recording_id)
-            if recording is None:
-                continue
-            with recording:
-                core, activations = Core.load(recording), recording.activations
-            if activations is not None and core.model == model.fingerprint:
-                self.announce(model, core, recording_id, activations.own.lie.num_bytes)
+            if recording is not None:
+                with recording:
+                    self._announce(model, recording)
+
+    def _announce(self, model: Model, recording: Recording) -> None:
+        """One that this model drew, and of which more than the core is here."""
+        try:
+            core = Core.load(recording)
+        except ValueError as error:  # an earlier version's: it is no source, and does no harm
+            log.warning("a recording is not announced: %s", str(error))
+            return
+        if core.model == model.fingerprint and recording.activations is not None:
+            self.announce(model, core, recording.id, recording.activations.own.lie.num_bytes)
 
     def withdraw(self, recording_id: str) -> None:
         """It is about to leave."""
@@ -76,12 +86,12 @@ class Catalog:
     def nearest(
         self,
         model: Model,
-        store: MemoryStore,
+        store: Store,
         tenant: str,
         prompt: str,
         request: SamplingRequest,
         min_similarity: float | None = None,  # None: the rule's own
-    ) -> Source | None:
+    ) -> Nearest | None:
         """The recording here that the prompt is the least edit of; None where none is near enough."""
         least = self.nearness.min_similarity if min_similarity is None else min_similarity
         space = space_of(model, tenant, resolve(model, request))
@@ -92,7 +102,7 @@ class Catalog:
                     return found
         return None
 
-    def _checked(self, store: MemoryStore, hit: Hit, prompt: str, request: SamplingRequest) -> Source | None:
+    def _checked(self, store: Store, hit: Hit, prompt: str, request: SamplingRequest) -> Nearest | None:
         """The hit, if it is there, readable, drawn with what was asked for, and a few words away."""
         recording = store.open(hit.entry.recording_id)
         if recording is None:
@@ -108,7 +118,7 @@ class Catalog:
         if sum(map(len, changed_words(core.prompt, prompt))) > self.nearness.max_changed_words:
             return None
         try:
-            return Source(hit.entry.recording_id, beside(core.sampling, request), hit.similarity)
+            return Nearest(hit.entry.recording_id, beside(core.sampling, request), hit.similarity)
         except ConflictError:  # another seed than the one that was asked for
             return None
 

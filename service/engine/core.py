@@ -64,10 +64,13 @@ class Core:
         pixels = from_png(image)
         scale = pixels.shape[0] // latents.shape[2]
         edit_mask = from_png(mask)[::scale, ::scale, 0] > 0 if isinstance(mask, bytes) else None
-        sampling, beginning = Sampling(**said["sampling"]), recording.blob("beginning")
+        try:
+            about = said["prompt"], Sampling(**said["sampling"]), said["source_id"], said["tenant"], said["model"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the recording {recording.id!r} is another version's: {error!r}") from error
+        beginning = recording.blob("beginning")
         seen = beginning if isinstance(beginning, Tensor) else None
         picture = Picture(pixels, statistics)
-        about = said["prompt"], sampling, said["source_id"], said["tenant"], said["model"]
         return cls(*about, latents, picture, words, edit_mask, seen)
 
 

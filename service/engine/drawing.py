@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from service.engine.call import Call
 from service.engine.canvas import Canvas, never
 from service.engine.codec import Pixels, decode
@@ -24,7 +24,7 @@ from service.jobs import Event, Preview, Sampling, Stage
 
 def draw(
     model: Model,
-    store: MemoryStore | None,  # None: nothing is kept
+    store: Store | None,  # None: nothing is kept
     tenant: str,
     prompt: str,
     sampling: Sampling,

@@ -18,7 +18,7 @@ from dataclasses import replace
 from PIL import Image
 from torch import Tensor
 
-from cache_store.store import MemoryStore, Recording
+from cache_store.store import Recording, Store
 from service.engine.call import Call
 from service.engine.canvas import Canvas
 from service.engine.catalog import Catalog
@@ -37,7 +37,7 @@ from service.errors import InputError, UnknownImageError
 from service.jobs import Accepted, EditJob, Event, GenerateJob, ImageReady, Job, MaskFound, Sampling
 
 
-def start(model: Model, store: MemoryStore, job: Job, catalog: Catalog | None = None) -> Script:
+def start(model: Model, store: Store, job: Job, catalog: Catalog | None = None) -> Script:
     """The script of a job. RetouchErrors come out of it; after its receipt it ends.
 
     `catalog` knows which recordings are near a prompt, and is told of new ones; without it an edit names its source.
@@ -51,7 +51,7 @@ def start(model: Model, store: MemoryStore, job: Job, catalog: Catalog | None = 
 
 
 def generate(
-    model: Model, store: MemoryStore, job: GenerateJob, catalog: Catalog | None = None, tally: Tally | None = None
+    model: Model, store: Store, job: GenerateJob, catalog: Catalog | None = None, tally: Tally | None = None
 ) -> Script:
     """Draws a picture and records how; what is recorded already is not drawn again."""
     tally = tally or Tally()
@@ -69,7 +69,7 @@ def generate(
     yield tally.receipt(image_id, unknown_words=_unknown(model, job.prompt))
 
 
-def edit_nearest(model: Model, store: MemoryStore, job: EditJob, catalog: Catalog | None) -> Script:
+def edit_nearest(model: Model, store: Store, job: EditJob, catalog: Catalog | None) -> Script:
     """Edits the recording that the new words are the least edit of; where none is near, the picture is drawn."""
     if catalog is None or job.edit_mask is not None:
         raise InputError("image_id", "exactly one of image_id and source_prompt says what to edit")
@@ -78,13 +78,15 @@ def edit_nearest(model: Model, store: MemoryStore, job: EditJob, catalog: Catalo
         found = catalog.nearest(model, store, job.tenant, job.prompt, job.sampling, job.min_similarity)
     if found is not None:
         return (yield from edit(model, store, replace(job, image_id=found.recording_id), catalog))
+    if job.dry_run:
+        raise InputError("dry_run", "no recording is near enough to these words: there is no mask to find")
     tally = Tally()
     tally.fall_back("source", "no recording is near enough to these words: the picture is drawn")
     drawn = GenerateJob(job.prompt, job.sampling, job.preview_every, job.cache, job.tenant)
     return (yield from generate(model, store, drawn, catalog, tally))
 
 
-def edit(model: Model, store: MemoryStore, job: EditJob, catalog: Catalog | None = None) -> Script:
+def edit(model: Model, store: Store, job: EditJob, catalog: Catalog | None = None) -> Script:
     """Redraws what the new words change, and keeps the rest of the source to the bit."""
     tally = Tally()
     source_id, sampling = _identify(model, store, job)
@@ -97,6 +99,7 @@ def edit(model: Model, store: MemoryStore, job: EditJob, catalog: Catalog | None
         source = Core.load(recording)
         known = _recorded(model, store, image_id, job.tenant) if job.cache != "off" else None
         revision = Revision.of(model, job, sampling, recording, source, given, tally)
+        tier = recording.tier if revision.is_readable else None
         if known is not None and known.edit_mask is not None:
             edit_mask, begun = known.edit_mask, None
         else:
@@ -114,13 +117,13 @@ def edit(model: Model, store: MemoryStore, job: EditJob, catalog: Catalog | None
             image_id,
             source_id=source_id,
             similarity=similarity(model, source.prompt, job.prompt),
-            tier="host" if revision.is_readable else None,
+            tier=tier,
             edited_ratio=float(edit_mask.mean()),
             unknown_words=_unknown(model, job.prompt),
         )
 
 
-def _identify(model: Model, store: MemoryStore, job: EditJob) -> tuple[str, Sampling]:
+def _identify(model: Model, store: Store, job: EditJob) -> tuple[str, Sampling]:
     """The source's id, and the settings of the edit."""
     if (job.image_id is None) == (job.source_prompt is None):
         raise InputError("image_id", "exactly one of image_id and source_prompt says what to edit")
@@ -145,7 +148,7 @@ def _given_mask(model: Model, job: EditJob, sampling: Sampling) -> Mask | None:
 
 def _source(
     model: Model,
-    store: MemoryStore,
+    store: Store,
     job: EditJob,
     source_id: str,
     sampling: Sampling,
@@ -155,7 +158,7 @@ def _source(
     """The recording to edit, pinned; drawn first where it is known by its prompt alone."""
     recording = store.open(source_id)
     if recording is None and job.source_prompt is not None:
-        kept_in = store if job.cache == "read_write" else MemoryStore(store.budget_bytes)  # for this job alone
+        kept_in = store if job.cache == "read_write" else Store(store.budget_bytes)  # for this job alone
         prompt = _worded("source_prompt", job.source_prompt)
         core = yield from draw(model, kept_in, job.tenant, prompt, sampling, tally, "source")
         if kept_in is store:
@@ -166,7 +169,7 @@ def _source(
     return recording
 
 
-def _recorded(model: Model, store: MemoryStore, image_id: str, tenant: str) -> Core | None:
+def _recorded(model: Model, store: Store, image_id: str, tenant: str) -> Core | None:
     """The tenant's recording of this name, by this model; another's is none."""
     recording = store.open(image_id)
     if recording is None:
@@ -176,7 +179,7 @@ def _recorded(model: Model, store: MemoryStore, image_id: str, tenant: str) -> C
     return core if (core.tenant, core.model) == (tenant, model.fingerprint) else None
 
 
-def _announce(model: Model, store: MemoryStore, catalog: Catalog | None, image_id: str, core: Core) -> None:
+def _announce(model: Model, store: Store, catalog: Catalog | None, image_id: str, core: Core) -> None:
     """A new recording can be found, if it can be read."""
     recording = store.open(image_id) if catalog else None
     if catalog is None or recording is None:

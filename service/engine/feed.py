@@ -1,8 +1,10 @@
 """What the steps of one job read of a recording, gathered a step ahead where there is a stream for it.
 
-step 3 is asked for, and computes     what it reads was gathered while step 2 computed
-step 4 is gathered meanwhile          into the buffers that step 2 has read
-step 4 is asked for ...               its stream waits for that gather; the host never waits
+    step 3 is asked for, and computes     what it reads was gathered while step 2 computed
+    step 4 is gathered meanwhile          into the buffers that step 2 has read
+    step 4 is asked for ...               its stream waits for that gather; the host never waits
+
+So copies over the bus and the steps' own work are side by side.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from cache_store.store import Recording
 from service.engine.recording import SCALES
-from sparse_ops.plan import Plan, Positions
+from sparse_ops.plan import Plan
+from sparse_ops.positions import Positions
 from sparse_ops.quantise import BLOCK, VALUES, Kind, dequantise
 
 Role = Literal["halo", "rest", "keys", "fill"]

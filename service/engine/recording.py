@@ -26,7 +26,8 @@ from torch import Tensor
 from cache_store.layout import Layout, Plane
 from service.engine.unet import UNet
 from sparse_ops.context import Context
-from sparse_ops.plan import Positions, dense_plans
+from sparse_ops.plan import dense_plans
+from sparse_ops.positions import Positions
 from sparse_ops.quantise import BLOCK, Kind
 
 Storage = Literal["float32", "float16", "int8", "fp8"]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cache_store.store import Draft, MemoryStore, Recording
+from cache_store.store import Draft, Recording, Store
 from service.engine import masks
 from service.engine.call import Active, Call
 from service.engine.canvas import Canvas, never
@@ -112,7 +112,7 @@ class Revision:
         return combine(detected, self.given, self.job.mask_mode), begun
 
     def redraw(
-        self, store: MemoryStore, image_id: str, edit_mask: Mask, begun: Beginning | None
+        self, store: Store, image_id: str, edit_mask: Mask, begun: Beginning | None
     ) -> Generator[Call | Event, Tensor | None, Core]:
         """The steps on the region's rows, the background's latents restored after each; decoded and pasted."""
         keeps_background, num_steps = self.job.rules.keep_background, self.sampling.num_inference_steps
@@ -225,7 +225,7 @@ class Revision:
 
     def _draft(
         self,
-        store: MemoryStore,
+        store: Store,
         canvas: Canvas,
         image_id: str,
         parent: Recording | None,

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from cache_store.layout import Layout
 from service.engine.recording import SCALES, planes_of
-from service.engine.writing import Target
+from service.engine.writing import Target, in_range
 from sparse_ops import ops
-from sparse_ops.plan import Plan, Positions
+from sparse_ops.plan import Plan
+from sparse_ops.positions import Positions
 from sparse_ops.quantise import Kind
 
 
@@ -66,14 +67,6 @@ class Staging:
             lies = self._layout[plane]
             self._planes[plane] = values.new_zeros(len(values), lies.width, dtype=lies.dtype)
         self._planes[plane][:, columns] = in_range(values, self._planes[plane].dtype)
-
-
-def in_range(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Numbers that a narrower type has: those beyond its largest become that, not infinite."""
-    if values.dtype != torch.bfloat16 or dtype != torch.float16:
-        return values
-    most = torch.finfo(dtype).max
-    return values.clamp(-most, most)
 
 
 def _starts(plane: str, plans: Sequence[Plan], num_rows: int) -> Sequence[int]:

@@ -13,7 +13,7 @@ from cache_store.layout import Layout
 from cache_store.store import Draft
 from service.engine.recording import SCALES, planes_of
 from sparse_ops import ops
-from sparse_ops.plan import Positions
+from sparse_ops.positions import Positions
 from sparse_ops.quantise import Kind
 
 
@@ -49,13 +49,24 @@ class Target:
         return self.draft.activations.layout if self.draft.activations else {}
 
     def _put(self, plane: str, key: str, rows: Tensor) -> None:
+        lies = self._layout.get(plane)
+        if lies is None:  # of a draft of the core alone
+            return
+        rows = in_range(rows, lies.dtype)
         if not rows.is_cuda:
             self.draft.write(self.step, plane, key, rows)
             return
-        lies = self._layout[plane]
         if plane not in self._staged:
             self._staged[plane] = rows.new_empty(len(rows), lies.width, dtype=lies.dtype)
         self._staged[plane][:, lies.columns[key]] = rows
+
+
+def in_range(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers that a narrower type has: those beyond its largest become that, not infinite."""
+    if values.dtype != torch.bfloat16 or dtype != torch.float16:
+        return values
+    most = torch.finfo(dtype).max
+    return values.clamp(-most, most)
 
 
 class BatchWriter:

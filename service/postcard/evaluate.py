@@ -17,7 +17,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from service.batching.runner import run
 from service.engine.weights import Model, load_model
 from service.jobs import EditJob, GenerateJob, ImageReady, Job, Outcome, SamplingRequest
@@ -79,14 +79,14 @@ def measure_generation(generator: Generator, judge: Judge) -> list[Gate]:
 
 def measure_edits(generator: Generator, judge: Judge, engine: Model) -> list[Gate]:
     """The frozen pairs, edited by the engine and regenerated densely from the same seeds."""
-    pairs, store = load_pairs(), MemoryStore(STORE_BYTES)
+    pairs, store = load_pairs(), Store(STORE_BYTES)
     pictures = [edit_by_engine(engine, store, pair) for pair in tqdm(pairs, desc="edits", disable=None)]
     sources, edited = (judge.attributes_of(torch.cat(pixels)) for pixels in zip(*pictures, strict=True))
     dense = generator.generate([pair.prompt for pair in pairs], [pair.seed for pair in pairs])
     return edit_gates(pairs, sources, edited, judge.attributes_of(dense))
 
 
-def edit_by_engine(engine: Model, store: MemoryStore, pair: EditPair) -> tuple[Tensor, Tensor]:
+def edit_by_engine(engine: Model, store: Store, pair: EditPair) -> tuple[Tensor, Tensor]:
     """The source picture and its edit, uint8 [1, 3, 256, 256] each; nothing else here knows how the engine is asked."""
     sampling = SamplingRequest(seed=pair.seed)
     source = drawn(engine, store, GenerateJob(pair.source_prompt, sampling))
@@ -95,7 +95,7 @@ def edit_by_engine(engine: Model, store: MemoryStore, pair: EditPair) -> tuple[T
     return first, second
 
 
-def drawn(engine: Model, store: MemoryStore, job: Job) -> ImageReady:
+def drawn(engine: Model, store: Store, job: Job) -> ImageReady:
     """The picture that a job ends with."""
     image = Outcome.of(run(engine, store, job)).image
     if image is None:

@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cache_store.activations import Activations
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from service.engine import gather
 from service.engine.call import Active, Call, plans_of
 from service.engine.deep import Deep
@@ -156,7 +156,7 @@ def feed(recording, where, form):
 
 @pytest.mark.parametrize("name", ["inputs", "keys and values", "int8"])
 def test_a_pass_captured_for_one_mask_serves_another(unet, name):
-    form, store, graphs = FORMATS[name], MemoryStore(1 << 30), Graphs(TapeRecorder(), 1 << 30)
+    form, store, graphs = FORMATS[name], Store(1 << 30), Graphs(TapeRecorder(), 1 << 30)
     source = record(unet, store, "source", form)
     for number, edit_mask in enumerate([mask((2, 3)), mask((0, 0), (6, 5)), mask((7, 7)), mask((2, 3))]):
         where = active(edit_mask)
@@ -168,7 +168,7 @@ def test_a_pass_captured_for_one_mask_serves_another(unet, name):
 
 
 def test_two_jobs_share_a_captured_pass(unet):
-    form, store, graphs = FORMATS["inputs"], MemoryStore(1 << 30), Graphs(TapeRecorder(), 1 << 30)
+    form, store, graphs = FORMATS["inputs"], Store(1 << 30), Graphs(TapeRecorder(), 1 << 30)
     source = record(unet, store, "source", form)
     for pair in [(mask((2, 3)), mask((5, 1))), (mask((5, 1)), mask((2, 3)))]:
         calls = [call(unet, 5, form, active(one), feed(source, active(one), form).step(0)) for one in pair]
@@ -178,7 +178,7 @@ def test_two_jobs_share_a_captured_pass(unet):
 
 
 def test_a_dense_pass_is_captured_and_what_it_keeps_is_kept(unet):
-    form, store, graphs = FORMATS["inputs"], MemoryStore(1 << 30), Graphs(TapeRecorder(), 1 << 30)
+    form, store, graphs = FORMATS["inputs"], Store(1 << 30), Graphs(TapeRecorder(), 1 << 30)
     plain, captured = record(unet, store, "plain", form), record(unet, store, "captured", form, graphs=graphs)
     again = record(unet, store, "again", form, graphs=graphs)
     assert len(graphs) == 1
@@ -189,7 +189,7 @@ def test_a_dense_pass_is_captured_and_what_it_keeps_is_kept(unet):
 
 
 def test_an_edit_keeps_the_rows_of_its_own_mask(unet):
-    form, store, graphs = FORMATS["inputs"], MemoryStore(1 << 30), Graphs(TapeRecorder(), 1 << 30)
+    form, store, graphs = FORMATS["inputs"], Store(1 << 30), Graphs(TapeRecorder(), 1 << 30)
     source = record(unet, store, "source", form)
     for number, edit_mask in enumerate([mask((2, 3)), mask((0, 0), (6, 5))]):
         where, kept = active(edit_mask), []
@@ -203,7 +203,7 @@ def test_an_edit_keeps_the_rows_of_its_own_mask(unet):
 
 
 def test_what_watches_cross_attention_sees_it_after_each_replay(unet):
-    form, store, graphs = FORMATS["inputs"], MemoryStore(1 << 30), Graphs(TapeRecorder(), 1 << 30)
+    form, store, graphs = FORMATS["inputs"], Store(1 << 30), Graphs(TapeRecorder(), 1 << 30)
     source, level = record(unet, store, "source", form), 0
     for edit_mask in (mask((2, 3)), mask((0, 0), (6, 5))):
         where, seen = active(edit_mask), []
@@ -223,7 +223,7 @@ def test_what_watches_cross_attention_sees_it_after_each_replay(unet):
 
 def test_a_shallow_pass_is_captured_and_given_what_a_complete_one_kept(unet):
     """Of each job its own, whichever mask of the bucket was captured; alone and two jobs in one pass."""
-    form, store, graphs = FORMATS["inputs"], MemoryStore(1 << 30), Graphs(TapeRecorder(), 1 << 30)
+    form, store, graphs = FORMATS["inputs"], Store(1 << 30), Graphs(TapeRecorder(), 1 << 30)
     source = record(unet, store, "source", form)
     for company in ([mask((2, 3))], [mask((0, 0), (6, 5))], [mask((2, 3)), mask((5, 1))], [mask((5, 1)), mask((2, 3))]):
         wheres, noise = [active(one) for one in company], []
@@ -271,7 +271,7 @@ def test_what_needs_the_host_is_not_captured(unet, monkeypatch, caplog):
 @pytest.mark.parametrize("name", FORMATS)
 def test_rows_gathered_by_a_kernel_are_the_hosts(unet, monkeypatch, name):
     """Of a drawn picture, and of an edit of an edit, whose rows have three owners."""
-    form, store = FORMATS[name], MemoryStore(1 << 30)
+    form, store = FORMATS[name], Store(1 << 30)
     source = record(unet, store, "source", form)
     edits = [source]
     for number, edit_mask in enumerate([mask((2, 3)), mask((3, 4), (6, 5))]):

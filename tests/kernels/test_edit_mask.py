@@ -19,7 +19,7 @@ from service.engine.prompts import Alignment
 from service.jobs import EditRules
 from sparse_ops import blocks, edit_mask
 from sparse_ops.launch import FREE_SHARED_BYTES
-from sparse_ops.plan import Positions
+from sparse_ops.positions import Positions
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "fisedit_differences.npz"
 PROGRAMS = ("edit_mask", "mask_rows")

@@ -11,7 +11,7 @@ from service.engine.prompts import Alignment
 from service.jobs import EditRules
 from sparse_ops import blocks, edit_mask
 from sparse_ops.launch import why_not
-from sparse_ops.plan import Positions
+from sparse_ops.positions import Positions
 
 GPU = torch.device("cuda")
 REASON = why_not(GPU) if torch.cuda.is_available() else "there is no GPU"

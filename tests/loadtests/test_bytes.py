@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from loadtests import bytes as program
 from service.batching.runner import run
 from service.engine.given_mask import user_mask
@@ -21,7 +21,7 @@ STEPS = SamplingRequest(num_inference_steps=2)
 
 @pytest.mark.parametrize("form", [Format("float16"), Format("float32", keep_inputs=False), Format("int8")])
 def test_steps_read_what_is_counted(form):
-    model, store = load_model(form=form), MemoryStore(1 << 30)
+    model, store = load_model(form=form), Store(1 << 30)
     picture = Image.new("L", (256, 256))
     picture.paste(255, (40, 64, 120, 128))
     source, *_ = run(model, store, GenerateJob("a hill", STEPS))

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from cache_store.index.memory import MemoryIndex
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from loadtests import similarity
 from loadtests.prompt_stream import prompts_asked
 from loadtests.similarity_curve import CHANGED_WORDS, SIMILARITIES, Found, Measured, chosen, curve, default_of
@@ -46,7 +46,7 @@ def test_decisions_are_those_of_the_service(model):
     asked = prompts_asked(random.Random(2), 7)
     nearness = Nearness(0.8, 4)
     expected = [chosen(found, nearness) for found in similarity.sources_of(model, asked)]
-    store, catalog = MemoryStore(1 << 30), Catalog(MemoryIndex(), "here", 1, nearness)
+    store, catalog = Store(1 << 30), Catalog(MemoryIndex(), "here", 1, nearness)
     ids, sources = {}, []
     for prompt in asked:
         runner = Runner(model, store, Limits(), start=lambda *job: start(*job, catalog))

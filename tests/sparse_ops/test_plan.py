@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparse_ops import reference as ops
-from sparse_ops.plan import Positions, active_positions, dense_plans, make_plans
+from sparse_ops.plan import active_positions, dense_plans, make_plans
+from sparse_ops.positions import Positions
 
 SIZES = [(24, 32), (21, 27), (7, 5)]
 

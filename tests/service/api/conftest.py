@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from service.app import create_app
 from service.batching.batcher import Batcher
 from service.batching.policy import Limits
@@ -74,7 +74,7 @@ class Scripts:
         return calls
 
     def open_worker(self, settings: Settings) -> LocalWorker:
-        store = MemoryStore(budget_bytes=0)
+        store = Store(budget_bytes=0)
 
         def open_runner() -> Runner:
             assert self.may_load.wait(GUARD_SECONDS)

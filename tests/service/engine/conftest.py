@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from service.engine.call import Call
+from service.engine.core import Core
 from service.engine.editor import start
 from service.engine.predict import predict
 from service.engine.recording import Format
@@ -127,7 +128,7 @@ class Outcome:
         return torch.from_numpy(self._only(MaskFound).edit_mask)
 
 
-def drive(model: Model, store: MemoryStore, jobs: Sequence[Job], delays: Sequence[int] = ()) -> list[Outcome]:
+def drive(model: Model, store: Store, jobs: Sequence[Job], delays: Sequence[int] = ()) -> list[Outcome]:
     """Runs jobs side by side: calls of a round that may share a pass do. `delays`: rounds after which each joins."""
     outcomes = [Outcome() for _ in jobs]
     scripts = {number: start(model, store, job) for number, job in enumerate(jobs)}
@@ -162,7 +163,7 @@ class Studio:
 
     pipeline: Any
     model: Model
-    store: MemoryStore
+    store: Store
     drive: Callable[..., list[Outcome]] = drive
 
     def run(self, job: Job) -> Outcome:
@@ -170,6 +171,21 @@ class Studio:
 
     def generate(self, prompt: str, **sampling: Any) -> Outcome:
         return self.run(GenerateJob(prompt, SamplingRequest(**STEPS | sampling)))
+
+    def items(self, job: Job) -> Iterator[Call | Event]:
+        """What a job yields, each call answered before the next."""
+        script, answer = start(self.model, self.store, job), None
+        while True:
+            try:
+                item = script.send(answer)
+            except StopIteration:
+                return
+            yield item
+            answer = predict(self.model.unet, [item])[0] if isinstance(item, Call) else None
+
+    def core(self, outcome: Outcome) -> Core:
+        with self.store.open(outcome.image_id) as recording:
+            return Core.load(recording)
 
     def edit(self, prompt: str, source: Outcome, **other: Any) -> Outcome:
         return self.run(EditJob(prompt, image_id=source.image_id, **other))
@@ -188,7 +204,7 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, 
 
 
 def studio_of(pipeline: Any, directory: Path, form: Format | None = None) -> Studio:
-    return Studio(pipeline, load_model(directory, form=form or Format("float32")), MemoryStore(1 << 30))
+    return Studio(pipeline, load_model(directory, form=form or Format("float32")), Store(1 << 30))
 
 
 @pytest.fixture(params=FAMILIES)

@@ -13,9 +13,6 @@ from PIL import Image
 from service.engine.batch import Batch
 from service.engine.call import Call, plans_of
 from service.engine.canvas import Canvas
-from service.engine.core import Core
-from service.engine.editor import start
-from service.engine.predict import predict
 from service.jobs import EditJob, EditRules, GenerateJob, Receipt, SamplingRequest
 
 PROMPT, EDITED = "a red house", "a blue house"
@@ -42,25 +39,8 @@ def drawn(studio, num_steps=6):
     return studio.generate(PROMPT, num_inference_steps=num_steps)
 
 
-def core(studio, outcome):
-    with studio.store.open(outcome.image_id) as recording:
-        return Core.load(recording)
-
-
-def driven(studio, job):
-    """What a job yields, each call answered before the next."""
-    script, answer = start(studio.model, studio.store, job), None
-    while True:
-        try:
-            item = script.send(answer)
-        except StopIteration:
-            return
-        yield item
-        answer = predict(studio.model.unet, [item])[0] if isinstance(item, Call) else None
-
-
 def calls_of(studio, job):
-    return [item for item in driven(studio, job) if isinstance(item, Call)]
+    return [item for item in studio.items(job) if isinstance(item, Call)]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +67,7 @@ def test_steps_after_the_papers_detection_begin_with_a_complete_one(sd2):
 def test_shallow_steps_change_the_picture_inside_of_the_mask_alone(studio):
     source = drawn(studio)
     exact, deep = (studio.run(given(source, every)) for every in (1, 2))
-    old, right, new = (core(studio, outcome).latents for outcome in (source, exact, deep))
+    old, right, new = (studio.core(outcome).latents for outcome in (source, exact, deep))
     outside = ~deep.mask.expand_as(old)
     assert torch.equal(new[outside], old[outside])
     close(new[:2], right[:2])  # the noise, and the first step, which is complete
@@ -100,10 +80,10 @@ def test_jobs_of_any_rhythm_share_passes_and_equal_each_alone(studio):
     jobs = [given(source, 2), given(source, 3, square(1, 2, 7)), given(source, 1), GenerateJob("a tree", STEPS)]
     jobs += [given(source, 2, square(9, 3, 4))]
     together = studio.drive(studio.model, studio.store, jobs, delays=[0, 1, 1, 0, 2])
-    latents = [core(studio, outcome).latents for outcome in together]
+    latents = [studio.core(outcome).latents for outcome in together]
     for job, outcome, company in zip(jobs, together, latents, strict=True):
         studio.store.delete(outcome.image_id)
-        close(core(studio, studio.run(job)).latents, company)
+        close(studio.core(studio.run(job)).latents, company)
 
 
 def test_a_shallow_call_shares_no_pass_with_a_complete_one(sd2):
@@ -117,16 +97,16 @@ def test_a_mask_of_everything_has_shallow_steps_too(studio):
     calls = calls_of(studio, given(source, 3, everything))
     assert [call.active.shallow for call in calls] == [False, True, True] * 2
     exact, deep = (studio.run(given(source, every, everything)) for every in (1, 3))
-    close(core(studio, deep).latents[1], core(studio, exact).latents[1])
+    close(studio.core(deep).latents[1], studio.core(exact).latents[1])
     assert deep.receipt.macs_computed < exact.receipt.macs_computed == exact.receipt.macs_dense
 
 
 def test_the_receipt_counts_what_is_computed(sd2):
     source = drawn(sd2)
-    items = list(driven(sd2, given(source, 3)))
+    items = list(sd2.items(given(source, 3)))
     calls, receipt = [item for item in items if isinstance(item, Call)], items[-1]
     assert isinstance(receipt, Receipt)
-    canvas = Canvas.of(sd2.model, core(sd2, source).sampling)
+    canvas = Canvas.of(sd2.model, sd2.core(source).sampling)
     macs = [canvas.count_macs(plans_of((call.active,), torch.device("cpu"))) for call in calls]
     assert receipt.macs_computed == sum(macs)
     assert macs[0] == macs[3] > macs[1] == macs[5]
@@ -140,7 +120,7 @@ def test_an_edit_with_shallow_steps_keeps_its_core_and_says_so(sd2):
     assert [fallback.stage for fallback in deep.receipt.fallbacks] == ["record"]
     again = sd2.run(replace(given(deep, 1, square(9, 2, 4)), prompt="a blue house and a tree"))
     assert "no activations" in again.receipt.fallbacks[0].reason
-    old, new = core(sd2, deep).latents, core(sd2, again).latents
+    old, new = sd2.core(deep).latents, sd2.core(again).latents
     assert torch.equal(old[~again.mask.expand_as(old)], new[~again.mask.expand_as(old)])
 
 
@@ -153,7 +133,7 @@ def test_what_is_not_to_be_kept_is_not_told_of(sd2):
 def test_cancelled_at_any_step_it_leaves_nothing(sd2, num_calls):
     source = drawn(sd2)
     before = sd2.store.ids(), sd2.store.num_bytes
-    script = driven(sd2, given(source, 3))
+    script = sd2.items(given(source, 3))
     while num_calls:
         num_calls -= isinstance(next(script), Call)
     script.close()

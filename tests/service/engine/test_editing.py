@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given as given_steps
-from hypothesis import strategies as st
 from PIL import Image
 
-from cache_store.store import MemoryStore
-from service.engine import masks
 from service.engine.call import Call
-from service.engine.canvas import Canvas
-from service.engine.core import Core
 from service.engine.editor import start
-from service.engine.predict import predict
-from service.engine.probe import Probe, probe_steps
-from service.engine.receipts import Tally
 from service.engine.recording import Format
-from service.engine.region import detected_mask
 from service.engine.sampling import make_sampler
-from service.engine.text import align_prompts, read_branches
-from service.engine.weights import load_model
 from service.errors import ConflictError, InputError, UnknownImageError
-from service.jobs import EditJob, EditRules, GenerateJob, ImageReady, MaskFound, Preview, SamplingRequest
+from service.jobs import EditJob, EditRules, GenerateJob, ImageReady, Preview, SamplingRequest
 
 PROMPT, EDITED = "a red house", "a blue house"
 STEPS = SamplingRequest(num_inference_steps=4, guidance_scale=3.0, seed=3)
@@ -47,18 +33,13 @@ def given(source, mask=None, prompt=EDITED, rules=NARROW, **other):
     )
 
 
-def core(studio, outcome):
-    with studio.store.open(outcome.image_id) as recording:
-        return Core.load(recording)
-
-
 def as_pixels(mask, scale=4):
     return mask.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
 
 
 def check_background(studio, source, edited, mask, pasted=None):
     """Latents outside of the mask equal the source's after every step, pixels outside of what is pasted too."""
-    old, new = core(studio, source), core(studio, edited)
+    old, new = studio.core(source), studio.core(edited)
     outside = ~mask.expand_as(old.latents)
     assert torch.equal(old.latents[outside], new.latents[outside])
     assert not torch.equal(old.latents, new.latents)
@@ -116,7 +97,7 @@ def test_everything_masked_is_a_new_drawing(studio):
     source = studio.generate(PROMPT)
     edited = studio.run(given(source, mask=Image.new("L", (64, 64), 255)))
     fresh = studio.generate(EDITED)
-    torch.testing.assert_close(core(studio, edited).latents, core(studio, fresh).latents, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(studio.core(edited).latents, studio.core(fresh).latents, atol=1e-4, rtol=1e-4)
     assert (edited.pixels - fresh.pixels).abs().max() <= 1
     assert "dense" in edited.receipt.fallbacks[0].reason
 
@@ -125,7 +106,7 @@ def test_unchanged_words_under_a_mask_draw_the_source_again(studio):
     """Recorded values are what the network would compute: the edit reproduces the source inside the mask."""
     source = studio.generate(PROMPT)
     edited = studio.run(given(source, prompt=PROMPT))
-    torch.testing.assert_close(core(studio, edited).latents, core(studio, source).latents, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(studio.core(edited).latents, studio.core(source).latents, atol=1e-4, rtol=1e-4)
     assert (edited.pixels - source.pixels).abs().max() <= 2
 
 
@@ -133,7 +114,7 @@ def test_an_edit_is_a_recording_and_a_chain_goes_on(studio):
     source = studio.generate(PROMPT)
     first = studio.run(given(source))
     second = studio.run(given(first, mask=square(9, 2, 4), prompt="a blue house and a tree"))
-    assert core(studio, second).source_id == first.image_id
+    assert studio.core(second).source_id == first.image_id
     check_background(studio, first, second, second.mask)
 
 
@@ -149,7 +130,7 @@ def test_drawing_a_childs_words_again_reproduces_the_child(sd2):
     source = sd2.generate(PROMPT)
     child = sd2.run(given(source))
     again = sd2.run(given(child, prompt=EDITED))
-    torch.testing.assert_close(core(sd2, again).latents, core(sd2, child).latents, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(sd2.core(again).latents, sd2.core(child).latents, atol=1e-4, rtol=1e-4)
 
 
 def test_evicted_activations_make_an_edit_dense_and_keep_the_promise(studio):
@@ -184,7 +165,7 @@ def test_keys_and_values_recorded_equal_attention_inputs_recorded(make_studio):
     edits = []
     for keep_inputs in (True, False):
         studio = make_studio("sd2", Format("float32", keep_inputs=keep_inputs))
-        edits.append(core(studio, studio.run(given(studio.generate(PROMPT)))).latents)
+        edits.append(studio.core(studio.run(given(studio.generate(PROMPT)))).latents)
     torch.testing.assert_close(*edits, atol=1e-4, rtol=1e-4)
 
 
@@ -205,7 +186,7 @@ def test_smaller_recordings_draw_nearly_the_same(make_studio, storage, error, by
         check_background(studio, source, edited, edited.mask)
         chained = studio.run(given(edited, mask=square(9, 2, 4), prompt="a blue house and a tree"))
         check_background(studio, edited, chained, chained.mask)
-        latents.append(core(studio, chained).latents)
+        latents.append(studio.core(chained).latents)
     torch.testing.assert_close(*latents, atol=error, rtol=0)
     assert not torch.equal(*latents)
     assert num_bytes[1] < bytes_ratio * num_bytes[0]
@@ -242,7 +223,7 @@ def test_the_papers_preset_goes_on_from_its_detection(sd2):
     source = sd2.generate(PROMPT, num_inference_steps=10)
     edited = sd2.edit(EDITED, source, rules=EditRules.fisedit())
     assert edited.receipt.rows_computed < edited.receipt.rows_total
-    old, new = core(sd2, source), core(sd2, edited)
+    old, new = sd2.core(source), sd2.core(edited)
     assert new.latents.shape == old.latents.shape
     outside = ~edited.mask
     assert not torch.equal(old.latents[-1][:, outside], new.latents[-1][:, outside])  # the background drifts
@@ -261,13 +242,13 @@ def test_edits_in_one_call_equal_each_alone(studio):
         GenerateJob("a tree", STEPS),
     ]
     together = studio.drive(studio.model, studio.store, jobs, delays=[0, 1, 2, 1])
-    latents = [core(studio, outcome).latents for outcome in together]
+    latents = [studio.core(outcome).latents for outcome in together]
     for job, outcome, company in zip(jobs, together, latents, strict=True):
         studio.store.delete(outcome.image_id)
         alone = studio.run(job)
         if isinstance(job, EditJob):
             assert torch.equal(alone.mask, outcome.mask)
-        torch.testing.assert_close(core(studio, alone).latents, company, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(studio.core(alone).latents, company, atol=1e-4, rtol=1e-4)
         assert (alone.pixels - outcome.pixels).abs().max() <= 2
 
 
@@ -333,116 +314,6 @@ def test_a_cancelled_edit_leaves_nothing(sd2, num_items):
     assert sd2.store.evict(source.image_id)  # it is pinned no more
 
 
-def test_recorded_maps_steer_the_detection(sd2):
-    """With control, kept words look where they looked: another mask than without."""
-    source = sd2.generate(PROMPT, num_inference_steps=10)
-    rules = [EditRules(detection="steps", control_ratio=ratio) for ratio in (0.0, 1.0)]
-    assert not torch.equal(*(sd2.edit(EDITED, source, dry_run=True, rules=each).mask for each in rules))
-
-
-def test_what_removed_words_drew_is_in_the_mask_found_by_steps(sd2):
-    """The latents differ in one place, the removed word looked at another: both change."""
-    alignment, _ = align_prompts(sd2.model, "a red house", "a house")
-    recorded = torch.zeros(3, 4, 16, 16)
-    fresh, words = recorded.clone(), torch.full((24, 16, 16), 0.01)
-    fresh[1:, :, 2:6, 2:6] = 1.0
-    words[list(alignment.removed), 9:13, 9:13] = 0.5
-    found = detected_mask(fresh, recorded, words, alignment, EditRules(detection="steps", dilation=0), torch.float32)
-    expected = np.zeros((16, 16), bool)
-    expected[2:6, 2:6] = expected[9:13, 9:13] = True
-    assert np.array_equal(found, expected)
-
-
-def test_the_papers_preset_finds_the_papers_mask_and_computes_low_resolutions_densely(sd2):
-    source = sd2.generate(PROMPT, num_inference_steps=10)
-    items = list(_driven(sd2, EditJob(EDITED, source.image_id, rules=EditRules.fisedit())))
-    calls = [item for item in items if isinstance(item, Call)]
-    edit_mask = next(item.edit_mask for item in items if isinstance(item, MaskFound))
-    begun = [call for call in calls if call.stage == "detect"]
-    after = torch.cat([call.sample[:1] for call in [*begun[1:], calls[len(begun)]]])
-    difference = masks.difference_image(after, core(sd2, source).latents[1 : len(after) + 1])
-    assert np.array_equal(edit_mask, masks.paper_mask(difference))
-    for call in calls[len(begun) :]:
-        assert not call.active.levels[0].all()
-        assert call.active.levels[1].all()
-        assert call.active.levels[2].all()
-        assert not call.active.attend_recorded
-
-
-@pytest.mark.parametrize("is_edit", [False, True])
-def test_a_probe_is_dense_calls_on_recorded_latents(sd2, is_edit):
-    """A drawn source recorded what its words predict; an edit's words are asked again."""
-    source = sd2.generate(PROMPT, num_inference_steps=10)
-    if is_edit:
-        source = sd2.run(given(source))
-    job = EditJob("a green house", image_id=source.image_id, dry_run=True)
-    calls = [item for item in _driven(sd2, job) if isinstance(item, Call)]
-    latents, steps = core(sd2, source).latents, probe_steps(10)
-    assert len(calls) == len(steps) * (2 if is_edit else 1)
-    for call, step in zip(calls, steps * 2, strict=False):
-        assert call.num_images == 2  # as any step: it fits where a step fits
-        assert torch.equal(call.sample[0], latents[step])
-        assert all(level.all() for level in call.active.levels)
-
-
-def test_recorded_predictions_are_what_a_probe_under_the_sources_words_gives(studio):
-    source = studio.generate(PROMPT, num_inference_steps=10)
-    sampling = core(studio, source).sampling
-    probe = Probe.of(Canvas.of(studio.model, sampling), core(studio, source).latents)
-    text = read_branches(studio.model, PROMPT, sampling)
-    script = probe.under([(text, sampling)], Tally())
-    call = next(script)
-    for _ in probe.steps[1:]:
-        call = script.send(predict(studio.model.unet, [call])[0])
-    last = predict(studio.model.unet, [call])[0]
-    with pytest.raises(StopIteration) as ended:
-        script.send(last)
-    with studio.store.open(source.image_id) as recording:
-        recorded = probe.recorded(recording, sampling, Tally())
-    (asked,) = ended.value.value
-    torch.testing.assert_close(recorded, asked, atol=1e-3, rtol=1e-4)  # 1e-5 of the prediction, amplified near noise
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_words_that_say_the_same_are_found_nowhere_in_any_precision(sd2, dtype):
-    """A blank negative prompt is cut into the same tokens as none: what differs is rounding."""
-    studio = replace(sd2, model=load_model(dtype=dtype), store=MemoryStore(1 << 30))
-    source = studio.generate("a desert under a clear sky", num_inference_steps=8)
-    blank = SamplingRequest(negative_prompt=" ")
-    job = EditJob("a desert under a clear sky", image_id=source.image_id, sampling=blank, dry_run=True)
-    company = [job, GenerateJob("a sea under a night sky", STEPS)]
-    assert studio.drive(studio.model, studio.store, company)[0].receipt.edited_ratio == 0
-
-
-def test_unchanged_words_under_another_seeds_noise_are_found_nowhere(sd2):
-    """Old and new words predict the same: the mask is empty, whatever the rule."""
-    source = sd2.generate(PROMPT, num_inference_steps=10)
-    edited = sd2.edit("A  RED house", source)
-    assert edited.image_id == source.image_id
-    assert edited.receipt.edited_ratio == 0
-
-
-@given_steps(st.integers(1, 1000))
-def test_probes_are_few_early_steps(num_steps):
-    steps = probe_steps(num_steps)
-    assert 1 <= len(steps) <= 3
-    assert all(0 <= step < num_steps for step in steps)
-    assert steps == sorted(set(steps))
-    assert num_steps < 10 or len(steps) == 3
-
-
-def _driven(studio, job):
-    script = start(studio.model, studio.store, job)
-    answer = None
-    while True:
-        try:
-            item = script.send(answer)
-        except StopIteration:
-            return
-        yield item
-        answer = predict(studio.model.unet, [item])[0] if isinstance(item, Call) else None
-
-
 def test_what_differs_from_the_source_is_refused_by_name(sd2):
     source = sd2.generate(PROMPT)
     for name, value in {"seed": 4, "num_inference_steps": 5, "sampler": "dpm++", "width": 128}.items():
@@ -492,19 +363,7 @@ def test_what_may_not_be_written_is_not(sd2, cache):
 def test_one_step_is_enough(sd2, steps, rules):
     source = sd2.generate(PROMPT, num_inference_steps=steps)
     edited = sd2.edit(EDITED, source, rules=rules)
-    assert core(sd2, edited).latents.shape == (steps + 1, 4, 16, 16)
-
-
-@pytest.mark.parametrize("kind", ["generated", "detected", "given"])
-def test_another_guidance_alone_is_detected_whatever_the_source_is(sd2, kind):
-    source = sd2.generate(PROMPT, num_inference_steps=10)
-    if kind == "detected":
-        source = sd2.edit(EDITED, source)
-    elif kind == "given":
-        source = sd2.run(given(source))
-    words = PROMPT if kind == "generated" else EDITED
-    edited = sd2.edit(words, source, sampling=SamplingRequest(guidance_scale=9.0))
-    assert edited.receipt.edited_ratio > 0
+    assert sd2.core(edited).latents.shape == (steps + 1, 4, 16, 16)
 
 
 def test_a_prompt_that_is_cut_off_is_told(sd2):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 from PIL import Image
 
 from cache_store.index.memory import MemoryIndex
-from cache_store.store import MemoryStore
+from cache_store.store import Store
+from cache_store.tiers.disk import Disk
 from service.engine.catalog import Catalog, Nearness
 from service.engine.editor import start
 from service.engine.predict import predict
@@ -34,7 +37,7 @@ def catalog():
 
 @pytest.fixture
 def store():
-    return MemoryStore(1 << 28)
+    return Store(1 << 28)
 
 
 def drive(model, store, job, catalog):
@@ -62,7 +65,7 @@ def test_the_nearest_recording_is_edited(model, store, catalog):
     edited = drive(model, store, asked, catalog)
     assert one(edited, Accepted).source_id == source.image_id
     assert one(edited, Receipt).source_id == source.image_id
-    named = drive(model, MemoryStore(1 << 28), EditJob(TREE, source_prompt=HILL, sampling=STEPS), None)
+    named = drive(model, Store(1 << 28), EditJob(TREE, source_prompt=HILL, sampling=STEPS), None)
     np.testing.assert_array_equal(one(edited, ImageReady).image, one(named, ImageReady).image)
 
 
@@ -142,3 +145,29 @@ def test_a_long_chain_of_edits_is_recorded_anew(model, store):
         told.append([fallback.reason for fallback in one(events, Receipt).fallbacks])
     assert depths == [*range(1, MOST_DEPTH + 1), 0, 1]
     assert [any("anew" in reason for reason in reasons) for reasons in told] == [depth == 0 for depth in depths]
+
+
+def test_a_dry_run_draws_nothing_where_nothing_is_near(model, store, catalog):
+    with pytest.raises(InputError, match="dry_run: no recording is near enough"):
+        drive(model, store, EditJob(TREE, sampling=STEPS, dry_run=True), catalog)
+    assert store.ids() == []
+
+
+def test_what_is_on_the_disk_is_announced_but_for_another_versions(model, tmp_path, caplog):
+    first = Store(1 << 28, disk=Disk(tmp_path, 1 << 28))
+    source = one(drive(model, first, GenerateJob(HILL, STEPS), None), Receipt)
+    with first.create("of before", {}) as draft:
+        told = {"prompt": HILL, "sampling": {}, "source_id": None}
+        draft.put("told", json.dumps(told).encode())
+        with first.open(source.image_id) as recording:
+            for name in ("image", "latents", "words", "decoder"):
+                draft.put(name, recording.blob(name))
+        draft.commit()
+    first.close()
+    with closing(Store(1 << 28, disk=Disk(tmp_path, 1 << 28))) as again:
+        known = Catalog(MemoryIndex(), "here", 2, Nearness(min_similarity=0.5))
+        known.announce_all(model, again)
+        assert "'of before' is another version's" in caplog.text
+        edited = one(drive(model, again, EditJob(TREE, sampling=STEPS), known), Receipt)
+    assert edited.source_id == source.image_id
+    assert edited.tier in {"disk", "host"}  # it is promoted when it is read, beside the reader

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from service.engine.unet import UNet, UNetConfig
 from sparse_ops.context import Context
-from sparse_ops.plan import active_positions, dense_plans, exact, make_plans
+from sparse_ops.plan import active_positions, dense_plans, make_plans
+from sparse_ops.positions import exact
 
 close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)  # as in test_unet_oracle.py
 

@@ -2,7 +2,7 @@ import json
 
 import torch
 
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from service.engine.weights import load_model
 from service.postcard import evaluate
 from service.postcard.evaluate import Generator, edit_by_engine, main
@@ -12,7 +12,7 @@ from service.postcard.pairs import EditPair
 
 def test_the_engine_edits_a_pair():
     pair = EditPair("add", "a sea under a clear sky", "a sea under a clear sky with a boat", seed=0)
-    source, edited = edit_by_engine(load_model(), MemoryStore(1 << 30), pair)
+    source, edited = edit_by_engine(load_model(), Store(1 << 30), pair)
     assert source.shape == edited.shape == (1, 3, 256, 256)
     assert source.dtype == edited.dtype == torch.uint8
     unchanged = (source == edited).all(1)

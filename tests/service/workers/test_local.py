@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cache_store.store import MemoryStore
+from cache_store.store import Store
 from service.batching.batcher import Batcher
 from service.batching.policy import Limits
 from service.batching.runner import Runner
@@ -57,7 +57,7 @@ def script():
 
 @pytest.fixture
 def worker(script):
-    store = MemoryStore(budget_bytes=0)
+    store = Store(budget_bytes=0)
     model = SimpleNamespace(unet=None)
     batcher = Batcher(
         lambda: Runner(model, store, Limits(), start=script.start, predict=script.predict), max_jobs=2, running_jobs=2
@@ -127,7 +127,7 @@ def test_a_worker_is_there_before_its_model():
         assert may_load.wait(GUARD_SECONDS)
         return SimpleNamespace(unet=None, device=torch.device("cpu"))
 
-    worker = open_local(load, MemoryStore(0), queue_jobs=1, limits=Limits())
+    worker = open_local(load, Store(0), queue_jobs=1, limits=Limits())
     assert worker.state == "loading"
     may_load.set()
     assert worker._batcher.wait_opened() == "ready"
