@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loadtests.conditions import conditions
 from loadtests.inputs import both
 from loadtests.shapes import NUM_TOKENS, check_size, load_masks, synthetic_masks
 from sparse_ops.context import Context
@@ -97,7 +98,7 @@ def measure(
     for name, mask in masks.items():
         plans = make_plans(active_positions(mask.expand(2, -1, -1), num_levels))
         context = Context(plans, Reading(kept), keep_inputs=keep_inputs)
-        seconds[name] = seconds_of(name, lambda context=context: ours(*inputs, text, context), num_runs=2)  # type: ignore[misc]  # mypy cannot infer the lambda's default
+        seconds[name] = seconds_of(name, lambda context=context: ours(*inputs, text, context), num_runs=4)  # type: ignore[misc]  # mypy cannot infer the lambda's default
     seconds["dense"] = seconds_of("dense", lambda: ours(*inputs, text, Context(everything)))
     seconds["dense, diffusers"] = seconds_of("dense, diffusers", lambda: theirs(*inputs, embeds))
     dense = min(seconds[name] for name in ("recording", "dense", "dense, diffusers"))
@@ -106,8 +107,7 @@ def measure(
         "channels": ours.cfg.channels,
         "dtype": "bfloat16",
         "recorded": "inputs" if keep_inputs else "keys_values",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "conditions": conditions(torch.device("cpu"), seed=0),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "ratios": {name: round(dense / seconds[name], 2) for name in masks},
     }
