@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from loadtests import unet_cpu
+from loadtests.inputs import both
 from loadtests.shapes import synthetic_masks
 from sparse_ops.context import Context
 from sparse_ops.plan import active_positions, dense_plans, make_plans
@@ -26,7 +27,7 @@ def test_each_mask_has_its_seconds_and_its_ratio():
 
 @torch.no_grad()
 def test_what_is_timed_is_the_recorded_prediction_where_nothing_changed():
-    _, ours = unet_cpu.both(TINY)
+    _, ours = both(TINY, torch.bfloat16, torch.device("cpu"), seed=0)
     kept, (mask, *_) = unet_cpu.Kept(), synthetic_masks(16).values()
     sample, timestep = torch.randn(2, 4, 16, 16, dtype=torch.bfloat16), torch.tensor([500, 500])
     text = ours.read(torch.randn(2, 7, 12, dtype=torch.bfloat16))
