@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 Start = Callable[[Model, Store, Job], Script]
 Predict = Callable[[UNet, Sequence[Call]], list[Tensor]]
+Chore = Callable[[], object]  # shorter than a network call: a job that comes waits for it
 
 
 @dataclass
@@ -51,7 +53,10 @@ class _Running:
 
 
 class Runner:
-    """Runs jobs on one device. Each ends with exactly one `Ending`, unless it is cancelled; a failing one alone."""
+    """Runs jobs on one device. Each ends with exactly one `Ending`, unless it is cancelled; a failing one alone.
+
+    While no job is there it does its chores, one a step.
+    """
 
     def __init__(
         self,
@@ -61,12 +66,14 @@ class Runner:
         *,
         start: Start = editor.start,
         predict: Predict = predict,
+        chores: Iterable[Chore] = (),
     ) -> None:
         self._model = model
         self._store = store
         self._limits = limits
         self._start = start
         self._predict = predict
+        self._chores = deque(chores)
         self._waiting: dict[str, _Waiting] = {}
         self._running: dict[str, _Running] = {}
         self._events: list[tuple[str, Event]] = []
@@ -74,7 +81,7 @@ class Runner:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._waiting and not self._running
+        return not self._waiting and not self._running and not self._chores
 
     @property
     def calls(self) -> list[Call]:
@@ -95,13 +102,14 @@ class Runner:
         return running is not None
 
     def close(self) -> None:
-        """End all jobs without an event."""
+        """End all jobs without an event; what chores are left is not done."""
+        self._chores.clear()
         for job_id in [*self._waiting, *self._running]:
             self.cancel(job_id)
 
     @torch.no_grad()
     def step(self) -> list[tuple[str, Event]]:
-        """Begin the jobs that may begin; if there are none, make one merged network call. Returns what came of it."""
+        """Begin the jobs that may begin, or make one merged network call, or do a chore. Returns what came of it."""
         pending = [
             PendingCall(job_id, running.call.shape_key, running.call.num_images, running.waited_steps)
             for job_id, running in self._running.items()
@@ -111,8 +119,16 @@ class Runner:
             self._admit(job_id)
         if decision.step:
             self._compute(decision.step)
+        elif not decision.admit and self._chores:
+            self._do(self._chores.popleft())
         events, self._events = self._events, []
         return events
+
+    def _do(self, chore: Chore) -> None:
+        try:
+            chore()
+        except Exception:  # a chore's defect ends this chore, and only this one
+            log.exception("a chore failed")
 
     def _admit(self, job_id: str) -> None:
         waiting = self._waiting.pop(job_id)

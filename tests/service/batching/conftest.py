@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service.batching.policy import Limits
-from service.batching.runner import Runner
+from service.batching.runner import Chore, Runner
 from service.jobs import Accepted, GenerateJob, Receipt
 
 
@@ -34,8 +34,9 @@ class Bench:
     closed: list[str] = field(default_factory=list)  # scripts that were ended early
     may_step: threading.Event = field(default_factory=threading.Event)
 
-    def runner(self) -> Runner:
-        return Runner(SimpleNamespace(unet=None), None, self.limits, start=self.start, predict=self.predict)
+    def runner(self, chores: Iterable[Chore] = ()) -> Runner:
+        model = SimpleNamespace(unet=None)
+        return Runner(model, None, self.limits, start=self.start, predict=self.predict, chores=chores)
 
     def start(self, model: Any, store: Any, job: GenerateJob) -> Any:
         del model, store

@@ -170,6 +170,51 @@ def test_closing_ends_jobs_at_their_next_step_and_takes_no_more(open_batcher, be
     assert not batcher._thread.is_alive()
 
 
+def test_chores_are_done_while_nobody_asks(open_batcher, bench):
+    done = threading.Semaphore(0)
+    batcher = open_batcher(lambda: bench.runner([done.release] * 2))
+    for _ in range(2):
+        assert done.acquire(timeout=GUARD_SECONDS)
+    assert submit(batcher)[1].kinds() == [Accepted, Receipt]
+
+
+def test_a_job_that_comes_during_a_chore_is_before_the_next_one(open_batcher, bench):
+    is_doing, may_do = threading.Event(), threading.Event()
+
+    def chore():
+        is_doing.set()
+        assert may_do.wait(GUARD_SECONDS)
+        bench.steps.append(["chore"])
+
+    batcher = open_batcher(lambda: bench.runner([chore] * 2))
+    assert is_doing.wait(GUARD_SECONDS)
+    assert batcher.state == "ready"
+    _, told = submit(batcher)
+    may_do.set()
+    assert told.kinds() == [Accepted, Receipt]
+    assert bench.steps[:4] == [["chore"]] + [["a"]] * 3
+
+
+def test_closing_waits_for_one_chore_at_most(open_batcher, bench):
+    is_doing, may_do = threading.Event(), threading.Event()
+
+    def chore():
+        is_doing.set()
+        assert may_do.wait(GUARD_SECONDS)
+        bench.steps.append(["chore"])
+
+    batcher = open_batcher(lambda: bench.runner([chore] * 2))
+    assert is_doing.wait(GUARD_SECONDS)
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    with batcher._changed:
+        batcher._changed.wait_for(lambda: batcher.state == "draining", GUARD_SECONDS)
+    may_do.set()
+    closing.join(GUARD_SECONDS)
+    assert batcher.state == "dead"
+    assert bench.steps == [["chore"]]
+
+
 def test_closing_twice_is_fine(open_batcher):
     batcher = open_batcher()
     batcher.close()

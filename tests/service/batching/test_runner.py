@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from service.batching.policy import Limits
@@ -192,6 +194,36 @@ def test_a_script_that_fails_to_clean_up_is_logged(bench, caplog):
     runner.step()
     assert runner.cancel("a")
     assert "did not clean up" in caplog.text
+
+
+def test_chores_are_done_one_a_step_in_their_order(bench):
+    runner = bench.runner([partial(bench.steps.append, [name]) for name in ("first", "second")])
+    for done in ([["first"]], [["first"], ["second"]]):
+        assert not runner.idle
+        assert runner.step() == []
+        assert bench.steps == done
+    assert runner.idle
+
+
+def test_no_chore_is_done_while_a_job_is_there(bench):
+    runner = bench.runner([partial(bench.steps.append, ["chore"])])
+    add(runner, "a")
+    assert kinds(drain(runner)["a"]) == [Accepted, Receipt]
+    assert bench.steps == [["a"]] * 3 + [["chore"]]
+
+
+def test_a_chore_that_fails_is_logged_and_ends_alone(bench, caplog):
+    runner = bench.runner([lambda: 1 / 0, partial(bench.steps.append, ["chore"])])
+    drain(runner)
+    assert bench.steps == [["chore"]]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_runner_that_is_closed_does_no_more_chores(bench):
+    runner = bench.runner([partial(bench.steps.append, ["chore"])])
+    runner.close()
+    assert runner.idle
+    assert bench.steps == []
 
 
 def test_an_outcome_needs_a_receipt():
