@@ -52,10 +52,13 @@ class Store:
         device: Arena | None = None,
         disk: Disk | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_lost: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`budget_bytes` of the host's memory are for rows. `pinned`: page-locked, so that a GPU reads it directly.
 
-        What is on the disk is there again. ValueError for a limit that cannot be.
+        `on_lost` is told the id of a recording whose rows can no longer be read, and of one that is forgotten, before
+        their bytes are another's. It is called in any thread, under the store's lock: it must not wait, raise or ask
+        the store. What is on the disk is there again. ValueError for a limit that cannot be.
         """
         if max_recordings < 1:
             raise ValueError(f"max_recordings must be at least 1, got {max_recordings}")
@@ -66,10 +69,11 @@ class Store:
         self._open: weakref.WeakSet[Recording] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._counts = Counts()
+        self._on_lost = on_lost
         arenas: dict[Tier, Arena] = {"host": self._host}
+        self._placement = Placement(arenas, disk, self._entries, self._lock, self._counts, clock, on_lost)
         if device is not None:
-            arenas["device"] = device
-        self._placement = Placement(arenas, disk, self._lock, self._counts, clock)
+            self.add_device(device)
         self._movement = Movement(self._entries, self._placement, self._lock, self._counts)
         weakref.finalize(self, self._movement.mover.stop).atexit = False
         self._movement.start()
@@ -84,6 +88,11 @@ class Store:
     def num_bytes(self) -> int:
         """Of the host's memory that rows have, those of drafts and of deleted ancestors included."""
         return self._host.used_bytes
+
+    def add_device(self, arena: Arena) -> None:
+        """From now on what is read often is there, too: how large it can be is known when all else is on the device."""
+        with self._lock:
+            self._placement.arenas["device"] = arena
 
     def ids(self) -> list[str]:
         """All recordings, least recently used first."""
@@ -110,20 +119,23 @@ class Store:
         parent_id = parent.id if parent else None
         with self._lock:
             has_rows = bool(layout) and self._placement.allocate(activations)
-            self._placement.forget_lost(self._entries)
             draft = Draft(self, recording_id, activations if has_rows else None, parent_id)
             self._placement.holders.add(draft)
             return draft
 
-    def open(self, recording_id: str) -> Recording | None:
-        """The recording, pinned until it is closed; None where there is none."""
+    def open(self, recording_id: str, *, uses: bool = True) -> Recording | None:
+        """The recording, pinned until it is closed; None where there is none.
+
+        `uses` False: who only looks through all of them makes none more recent, and moves nothing.
+        """
         with self._lock:
             entry = self._entries.get(recording_id)
             if entry is None:
                 self._counts.add("reads", "none", "miss")
                 return None
-            self._entries.move_to_end(recording_id)
-            recording = Recording(self, recording_id, entry)
+            if uses:
+                self._entries.move_to_end(recording_id)
+            recording = Recording(self, recording_id, entry, uses=uses)
             self._open.add(recording)
             self._placement.holders.add(recording)
             return recording
@@ -140,7 +152,6 @@ class Store:
             if entry is None or entry.activations is None or self._placement.is_held(entry.activations.own):
                 return False
             self._placement.lose(entry.activations.own, "asked")
-            self._placement.forget_lost(self._entries)
             self._movement.sweep()
             return True
 
@@ -154,7 +165,7 @@ class Store:
             self._entries.move_to_end(recording_id)
             self._forget_oldest()
 
-    def check(self, entry: Entry) -> None:
+    def check(self, entry: Entry, *, uses: bool) -> None:
         """For a recording: its rows are about to be read. Those of a file are checked, or the recording has none."""
         activations = entry.activations
         if activations is None:
@@ -182,8 +193,10 @@ class Store:
             self._open.discard(recording)
             self._placement.holders.discard(recording)
             self._forget_oldest()
-            if self._entries.get(recording.id) is not entry:
+            if (present := self._entries.get(recording.id)) is not entry:
                 self._movement.sweep()
+                if present is None:  # who had it open may have announced it since it was forgotten
+                    self._on_lost(recording.id)
 
     def describe(self) -> list[Description]:
         """All recordings, least recently used first."""
@@ -214,10 +227,12 @@ class Store:
         return is_done
 
     def _forget(self, recording_id: str) -> bool:
-        was_there = self._entries.pop(recording_id, None) is not None
-        if was_there:
-            self._movement.forgotten(recording_id)
-        return was_there
+        if recording_id not in self._entries:
+            return False
+        self._on_lost(recording_id)
+        del self._entries[recording_id]
+        self._movement.forgotten(recording_id)
+        return True
 
     def _forget_oldest(self) -> None:
         """Bounds the cores; the pinned stay, and the newest, which its maker may be about to open."""

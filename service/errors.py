@@ -4,7 +4,11 @@
     ├── InputError              what was asked cannot be done; names the field
     │   └── ConflictError       a value given beside a source differs from the source's
     ├── UnknownImageError       no recording has this id
-    ├── BusyError               the queue is full; come back after `retry_after_seconds`
+    ├── UnauthorizedError       no key came with the request, or one that is not known here
+    ├── RepeatedError           a request with this idempotency key still runs
+    ├── BusyError               the queue is full, or the deadline cannot be met; come back after `retry_after_seconds`
+    │   └── LimitError          this key has used up what it may do at a time, or in a minute
+    ├── DeadlineError           the time that the client gave was over before the job was done
     ├── NotReadyError           the model is loading, or the service is draining
     └── JobFailedError          a defect of ours or of the device; the log has the traceback
 
@@ -39,12 +43,32 @@ class UnknownImageError(RetouchError):
         self.image_id = image_id
 
 
-class BusyError(RetouchError):
-    """The queue is full."""
+class UnauthorizedError(RetouchError):
+    """No key came with the request, or one that is not known here."""
 
-    def __init__(self, retry_after_seconds: float) -> None:
-        super().__init__(f"the queue is full; try again in {retry_after_seconds:.0f} s")
+
+class RepeatedError(RetouchError):
+    """A request with this idempotency key still runs: its answer is not there yet."""
+
+
+class BusyError(RetouchError):
+    """The job is not taken now: the queue is full, or so long that the deadline cannot be met."""
+
+    def __init__(self, retry_after_seconds: float, reason: str = "the queue is full") -> None:
+        super().__init__(f"{reason}; try again in {retry_after_seconds:.0f} s")
         self.retry_after_seconds = retry_after_seconds
+
+
+class LimitError(BusyError):
+    """The key has used up what it may do, at a time or in a minute."""
+
+
+class DeadlineError(RetouchError):
+    """The time that the client gave was over before the job was done; nothing of it was kept."""
+
+    def __init__(self, deadline_seconds: float) -> None:
+        super().__init__(f"the deadline of {deadline_seconds:g} s was over before the job was done")
+        self.deadline_seconds = deadline_seconds
 
 
 class NotReadyError(RetouchError):

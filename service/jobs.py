@@ -106,6 +106,7 @@ class GenerateJob:
     preview_every: int = 0  # steps; 0 = no previews
     cache: Cache = "read_write"
     tenant: str = ""  # whose it is: nobody else's recordings are found, by whatever lookup
+    deadline_seconds: float | None = None  # from its submission on; the job ends by then, done or not
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class EditJob:
     cache: Cache = "read_write"
     min_similarity: float | None = None  # of a source that is looked for; cosine, None = the catalog's own
     tenant: str = ""  # whose it is
+    deadline_seconds: float | None = None  # from its submission on; the job ends by then, done or not
 
 
 Job = GenerateJob | EditJob
@@ -148,6 +150,7 @@ class MaskFound:
 
     edit_mask: NDArray[np.bool_]  # [height / 8, width / 8]
     edited_ratio: float  # of latent positions, before margins
+    macs: int = 0  # multiplications of the steps that are to come
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ class Receipt:
     seconds: Mapping[str, float] = field(default_factory=dict)  # queue, encode, detect, denoise, decode, total
     fallbacks: tuple[Fallback, ...] = ()
     unknown_words: tuple[str, ...] = ()
+    predicted_seconds: float | None = None  # of a dry run: what the edit would take
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -16,10 +16,14 @@ from service.api.schemas import first_error
 from service.errors import (
     BusyError,
     ConflictError,
+    DeadlineError,
     InputError,
     JobFailedError,
+    LimitError,
     NotReadyError,
+    RepeatedError,
     RetouchError,
+    UnauthorizedError,
     UnknownImageError,
 )
 
@@ -58,7 +62,11 @@ KINDS: dict[type[RetouchError], Kind] = {
     InputError: INPUT,
     ConflictError: Kind(422, "conflict", "A value differs from the source's"),
     UnknownImageError: Kind(404, "unknown-image", "There is no such image"),
-    BusyError: Kind(429, "busy", "The queue is full"),
+    UnauthorizedError: Kind(401, "unauthorized", "A key is needed"),
+    RepeatedError: Kind(409, "repeated", "The same request still runs"),
+    BusyError: Kind(429, "busy", "The service has too much to do"),
+    LimitError: Kind(429, "limit", "This key's limit is reached"),
+    DeadlineError: Kind(504, "deadline", "The deadline is over"),
     NotReadyError: Kind(503, "not-ready", "The service takes no jobs at present"),
     JobFailedError: Kind(500, "failed", "The job failed"),
 }

@@ -61,7 +61,7 @@ async def mask(image_id: ImageId, worker: Works) -> Response:
 @router.delete("/images/{image_id}", status_code=204, responses=documented(404, 422), tags=["images"])
 async def delete(image_id: ImageId, worker: Works) -> None:
     """Forget a picture and how it was drawn. Edits of it stay."""
-    await worker.delete(image_id)
+    await worker.delete(image_id, "")
 
 
 @router.get("/healthz", responses=documented(503), tags=["service"])
@@ -80,7 +80,7 @@ async def readyz(worker: Works) -> dict[str, str]:
 
 
 async def _png(worker: Worker, image_id: str, name: Blob) -> Response:
-    png = await worker.read(image_id, name)
+    png = await worker.read(image_id, name, "")
     if png is None:
         raise HTTPException(404, f"the image {image_id!r} was drawn, not edited: it has no edit mask")
     return Response(png, media_type="image/png")

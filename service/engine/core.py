@@ -14,10 +14,34 @@ from torch import Tensor
 
 from cache_store.keys import recording_id
 from cache_store.store import Draft, Recording
-from service.engine.codec import Picture, from_png, to_png
+from service.engine.codec import Picture, Pixels, from_png, to_png
 from service.engine.given_mask import to_png_array
 from service.engine.weights import Model
 from service.jobs import EditJob, Sampling
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a recording says of itself in words; quick to read."""
+
+    prompt: str
+    sampling: Sampling
+    source_id: str | None  # of which it is an edit
+    tenant: str  # whose it is
+    model: str  # the fingerprint of that which drew it
+    pixels: str  # digest of its picture, `pixels_digest`
+
+    @classmethod
+    def load(cls, recording: Recording) -> Told:
+        """From an open recording. ValueError where it has none, or another version's."""
+        told = recording.blob("told")
+        if not isinstance(told, bytes):
+            raise ValueError(f"the recording {recording.id!r} has no prompt")  # noqa: TRY004  # it is the recording that is wrong
+        try:
+            said = json.loads(told)
+            return cls(**said | {"sampling": Sampling(**said["sampling"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the recording {recording.id!r} is another version's: {error!r}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +61,8 @@ class Core:
 
     def commit(self, draft: Draft) -> None:
         """Completes a draft whose steps are written; then it is visible."""
-        told = {"prompt": self.prompt, "sampling": asdict(self.sampling), "source_id": self.source_id}
-        told |= {"tenant": self.tenant, "model": self.model}
-        draft.put("told", json.dumps(told).encode())
+        about = self.prompt, self.sampling, self.source_id, self.tenant, self.model
+        draft.put("told", json.dumps(asdict(Told(*about, pixels_digest(self.picture.pixels)))).encode())
         draft.put("latents", self.latents.cpu())  # waits for the device, and so for the rows of all steps
         draft.put("image", to_png(self.picture.pixels))
         draft.put("decoder", self.picture.statistics)
@@ -54,20 +77,17 @@ class Core:
     @classmethod
     def load(cls, recording: Recording) -> Core:
         """From an open recording. ValueError where a part is missing."""
-        told, image = (recording.blob(name) for name in ("told", "image"))
+        told, image = Told.load(recording), recording.blob("image")
         latents, words, statistics = (recording.blob(name) for name in ("latents", "words", "decoder"))
-        if not (isinstance(told, bytes) and isinstance(image, bytes)):
-            raise ValueError(f"the recording {recording.id!r} has no prompt or no image")  # noqa: TRY004  # it is the recording that is wrong
+        if not isinstance(image, bytes):
+            raise ValueError(f"the recording {recording.id!r} has no image")  # noqa: TRY004  # it is the recording that is wrong
         if not (isinstance(latents, Tensor) and isinstance(words, Tensor) and isinstance(statistics, Tensor)):
             raise ValueError(f"the recording {recording.id!r} has no latents, words or statistics")  # noqa: TRY004  # the same
-        said, mask = json.loads(told), recording.blob("edit_mask")
+        mask = recording.blob("edit_mask")
         pixels = from_png(image)
         scale = pixels.shape[0] // latents.shape[2]
         edit_mask = from_png(mask)[::scale, ::scale, 0] > 0 if isinstance(mask, bytes) else None
-        try:
-            about = said["prompt"], Sampling(**said["sampling"]), said["source_id"], said["tenant"], said["model"]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"the recording {recording.id!r} is another version's: {error!r}") from error
+        about = told.prompt, told.sampling, told.source_id, told.tenant, told.model
         beginning = recording.blob("beginning")
         seen = beginning if isinstance(beginning, Tensor) else None
         picture = Picture(pixels, statistics)
@@ -92,6 +112,11 @@ def edit_id(model: Model, source_id: str, sampling: Sampling, job: EditJob) -> s
         "edit_mask": _digest(job.edit_mask) if job.edit_mask else None,
     }
     return recording_id(identity)
+
+
+def pixels_digest(pixels: Pixels) -> str:
+    """Of a picture, uint8 [height, width, 3]: by it an upload is known again, whatever its file says."""
+    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
 
 def _digest(image: Image) -> str:

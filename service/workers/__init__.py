@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from service.batching.batcher import State
 from service.jobs import Event, Job
 
 Blob = Literal["image", "edit_mask"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture that is kept."""
+
+    image_id: str
+    prompt: str
+    source_id: str | None  # of which it is an edit; it may have been deleted since
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a picture comes from, and what was made of it."""
+
+    picture: Drawn
+    ancestors: tuple[Drawn, ...]  # the nearest first, as far as they are kept
+    edits: tuple[Drawn, ...]  # direct ones
 
 
 class Worker(Protocol):
@@ -26,18 +45,28 @@ class Worker(Protocol):
             BusyError: the queue is full.
         """
 
-    async def read(self, image_id: str, name: Blob) -> bytes | None:
+    async def read(self, image_id: str, name: Blob, tenant: str) -> bytes | None:
         """A kept picture as PNG; None if the image was drawn and not edited, so that there is no edit mask.
 
         Raises:
-            UnknownImageError: there is no such image.
+            UnknownImageError: the tenant has no such image.
         """
 
-    async def delete(self, image_id: str) -> None:
+    async def lineage(self, image_id: str, tenant: str) -> Lineage:
+        """Where a kept picture comes from, and what was made of it.
+
+        Raises:
+            UnknownImageError: the tenant has no such image.
+        """
+
+    async def find(self, digest: str, tenant: str) -> str | None:
+        """The tenant's picture with these pixels (`service.engine.core.pixels_digest`), if it is kept."""
+
+    async def delete(self, image_id: str, tenant: str) -> None:
         """Forget an image.
 
         Raises:
-            UnknownImageError: there is no such image.
+            UnknownImageError: the tenant has no such image.
         """
 
     async def close(self) -> None:

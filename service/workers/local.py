@@ -30,9 +30,10 @@ from service.engine.graphs import CudaRecorder, Graphs
 from service.engine.predict import predict
 from service.engine.recording import Format, Storage
 from service.engine.weights import EMBEDDED, Model, find_model, load_model
-from service.errors import InputError, UnknownImageError
+from service.errors import InputError
 from service.jobs import Ending, Event, Job
-from service.workers import Blob
+from service.workers import Blob, Lineage
+from service.workers.pictures import Pictures
 
 log = logging.getLogger(__name__)
 
@@ -66,16 +67,21 @@ class LocalWorker:
         finally:
             self._batcher.cancel(job_id)
 
-    async def read(self, image_id: str, name: Blob) -> bytes | None:
+    async def read(self, image_id: str, name: Blob, tenant: str) -> bytes | None:
         """As in `Worker`."""
-        return await asyncio.to_thread(self._read, image_id, name)
+        return await asyncio.to_thread(Pictures(self._store, tenant).read, image_id, name)
 
-    async def delete(self, image_id: str) -> None:
+    async def lineage(self, image_id: str, tenant: str) -> Lineage:
         """As in `Worker`."""
-        if self._catalog is not None:
-            self._catalog.withdraw(image_id)
-        if not await asyncio.to_thread(self._store.delete, image_id):
-            raise UnknownImageError(image_id)
+        return await asyncio.to_thread(Pictures(self._store, tenant).lineage, image_id)
+
+    async def find(self, digest: str, tenant: str) -> str | None:
+        """As in `Worker`."""
+        return await asyncio.to_thread(Pictures(self._store, tenant).find, digest)
+
+    async def delete(self, image_id: str, tenant: str) -> None:
+        """As in `Worker`."""
+        await asyncio.to_thread(Pictures(self._store, tenant).delete, image_id)
 
     async def close(self) -> None:
         """As in `Worker`."""
@@ -83,14 +89,6 @@ class LocalWorker:
         await asyncio.to_thread(self._store.close)
         if self._catalog is not None:
             await asyncio.to_thread(self._catalog.index.close)
-
-    def _read(self, image_id: str, name: Blob) -> bytes | None:
-        recording = self._store.open(image_id)
-        if recording is None:
-            raise UnknownImageError(image_id)
-        with closing(recording):
-            png = recording.blob(name)
-        return png if isinstance(png, bytes) else None
 
 
 def open_local(

@@ -15,7 +15,7 @@ from service.batching.policy import Limits
 from service.batching.runner import Runner
 from service.engine.recording import Format
 from service.engine.weights import EMBEDDED
-from service.errors import InputError, NotReadyError, UnknownImageError
+from service.errors import InputError, NotReadyError
 from service.jobs import Accepted, GenerateJob, Receipt
 from service.settings import Settings
 from service.workers import local
@@ -106,18 +106,6 @@ def test_closing_does_not_block_the_loop(worker):
     assert worker.state == "dead"
     with pytest.raises(NotReadyError):
         asyncio.run(events(worker))
-
-
-def test_pictures_come_from_the_store(worker):
-    draft = worker._store.create("a", {})
-    draft.put("image", b"png")
-    draft.commit()
-    assert asyncio.run(worker.read("a", "image")) == b"png"
-    assert asyncio.run(worker.read("a", "edit_mask")) is None
-    asyncio.run(worker.delete("a"))
-    for missing in (worker.read("a", "image"), worker.delete("a")):
-        with pytest.raises(UnknownImageError):
-            asyncio.run(missing)
 
 
 def test_a_worker_is_there_before_its_model():
