@@ -53,23 +53,24 @@ from loadtests.similarity_curve import (
 )
 from service.batching.runner import run
 from service.engine.catalog import NUM_HITS, Nearness, space_of
+from service.engine.embedder import Embedder, open_embedder
 from service.engine.prompts import changed_words
 from service.engine.sampling import resolve
-from service.engine.text import embedding
 from service.engine.weights import Model, load_model
 from service.jobs import EditJob, GenerateJob, Job, Outcome, SamplingRequest
 from service.postcard.judge import Judge, load_judge
 from service.postcard.pairs import EditPair
 
 
-def sources_of(model: Model, asked: Sequence[str]) -> Iterator[list[Found]]:
+def sources_of(model: Model, asked: Sequence[str], embedder: Embedder) -> Iterator[list[Found]]:
     """For each request what the catalog looks at, nearest first; for words that are recorded, these alone."""
-    index, space, recorded = MemoryIndex(), space_of(model, "", resolve(model, SamplingRequest())), set[str]()
+    index, recorded = MemoryIndex(), set[str]()
+    space = space_of(model, embedder, "", resolve(model, SamplingRequest()))
     for prompt in asked:
         if prompt in recorded:
             yield [Found(prompt, prompt, 1.0, 0)]
             continue
-        vector = embedding(model, prompt)
+        vector = embedder.embed(model, prompt)
         hits = index.nearest(space, vector, NUM_HITS, -1.0)
         yield [
             Found(hit.entry.recording_id, prompt, hit.similarity, _num_changed(hit.entry.recording_id, prompt))
@@ -136,6 +137,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--pairs", type=int, default=30, help="that are drawn and edited, both ways")
     parser.add_argument("--steps", type=int, help="of the sampler; by default the model's own")
+    parser.add_argument(
+        "--embedding-model", default="", metavar="MODEL", help="directory or hub id of a sentence model"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sample", type=Path, metavar="FILE", help="a result: its pairs are not drawn again")
@@ -144,7 +148,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model, rng = load_model(), random.Random(arguments.seed)
-    stream = list(sources_of(model, prompts_asked(rng, arguments.requests)))
+    stream = list(sources_of(model, prompts_asked(rng, arguments.requests), open_embedder(arguments.embedding_model)))
     if arguments.sample:
         kept = json.loads(arguments.sample.read_text(encoding="utf-8"))
         before = kept["conditions"]

@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from cache_store.index import Entry, Hit, Index, Space
 from cache_store.store import Recording, Store
 from service.engine.core import Core
+from service.engine.embedder import Embedder, Pooled
 from service.engine.prompts import changed_words
 from service.engine.sampling import beside, resolve
-from service.engine.text import embedding
 from service.engine.weights import Model
 from service.errors import ConflictError
 from service.jobs import Sampling, SamplingRequest
@@ -55,11 +55,13 @@ class Catalog:
     worker: str
     epoch: int  # grows with each start of the worker
     nearness: Nearness = Nearness()
+    embedder: Embedder = field(default_factory=Pooled)
 
     def announce(self, model: Model, core: Core, recording_id: str, num_bytes: int) -> None:
         """A recording is whole, and can be read here."""
         entry = Entry(recording_id, self.worker, self.epoch, "host", num_bytes, time.time())
-        self.index.admit(space_of(model, core.tenant, core.sampling), embedding(model, core.prompt), entry)
+        space = space_of(model, self.embedder, core.tenant, core.sampling)
+        self.index.admit(space, self.embedder.embed(model, core.prompt), entry)
 
     def announce_all(self, model: Model, store: Store) -> None:
         """All that can be read here: after a start, what is on the disk."""
@@ -94,8 +96,8 @@ class Catalog:
     ) -> Nearest | None:
         """The recording here that the prompt is the least edit of; None where none is near enough."""
         least = self.nearness.min_similarity if min_similarity is None else min_similarity
-        space = space_of(model, tenant, resolve(model, request))
-        for hit in self.index.nearest(space, embedding(model, prompt), NUM_HITS, least):
+        space = space_of(model, self.embedder, tenant, resolve(model, request))
+        for hit in self.index.nearest(space, self.embedder.embed(model, prompt), NUM_HITS, least):
             if hit.entry.worker == self.worker:
                 found = self._checked(store, hit, prompt, request)
                 if found is not None:
@@ -123,9 +125,9 @@ class Catalog:
             return None
 
 
-def space_of(model: Model, tenant: str, sampling: Sampling) -> Space:
+def space_of(model: Model, embedder: Embedder, tenant: str, sampling: Sampling) -> Space:
     """Recordings that can serve each other: all but the seed is the same."""
     settings = asdict(sampling)
     del settings["seed"]
     width, height = settings.pop("width"), settings.pop("height")
-    return Space(tenant, model.fingerprint, width, height, json.dumps(settings, sort_keys=True))
+    return Space(tenant, model.fingerprint, width, height, json.dumps(settings, sort_keys=True), embedder.name)

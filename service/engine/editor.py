@@ -25,13 +25,14 @@ from service.engine.catalog import Catalog
 from service.engine.core import Core, edit_id, generation_id
 from service.engine.denoise import Script
 from service.engine.drawing import draw
+from service.engine.embedder import Pooled, similarity
 from service.engine.given_mask import user_mask
 from service.engine.masks import Mask
 from service.engine.prompts import unknown_words
 from service.engine.receipts import Tally
 from service.engine.revision import Revision
 from service.engine.sampling import beside, resolve
-from service.engine.text import is_cut, similarity
+from service.engine.text import is_cut
 from service.engine.weights import Model
 from service.errors import InputError, UnknownImageError
 from service.jobs import Accepted, EditJob, Event, GenerateJob, ImageReady, Job, MaskFound, Sampling
@@ -116,7 +117,7 @@ def edit(model: Model, store: Store, job: EditJob, catalog: Catalog | None = Non
         yield tally.receipt(
             image_id,
             source_id=source_id,
-            similarity=similarity(model, source.prompt, job.prompt),
+            similarity=similarity(catalog.embedder if catalog else Pooled(), model, source.prompt, job.prompt),
             tier=tier,
             edited_ratio=float(edit_mask.mean()),
             unknown_words=_unknown(model, job.prompt),

@@ -85,12 +85,6 @@ def read_branches(model: Model, prompt: str, sampling: Sampling) -> ReadText:
     return model.unet.read(text.embeds, text.added)
 
 
-def similarity(model: Model, source: str, edited: str) -> float:
-    """Cosine of two prompts' embeddings."""
-    old, new = (torch.from_numpy(embedding(model, prompt)) for prompt in (source, edited))
-    return float(torch.cosine_similarity(old, new, dim=0))
-
-
 def embedding(model: Model, prompt: str) -> NDArray[np.float32]:  # [D]
     """What a prompt means, as the model has it: XL's pooled text, else the hidden state of the end token."""
     text = encode(model, (prompt,), 0, 0)

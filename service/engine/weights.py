@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -120,20 +120,23 @@ def load_model(
     )
 
 
-def find_model(source: str | Path) -> Path:
-    """The directory of a model; a hub repository is fetched first. InputError where there is neither."""
+def find_model(source: str | Path, field: str = "model", fetched: Sequence[str] = FETCHED) -> Path:
+    """The directory of a model; of a hub repository what is `fetched` first. InputError where there is neither.
+
+    `field` is what the one who named it calls it.
+    """
     path = Path(source)
     if path.is_dir():
         return path
     if path.is_absolute() or str(source).startswith("."):
-        raise InputError("model", f"there is no directory {str(source)!r}")
+        raise InputError(field, f"there is no directory {str(source)!r}")
     from huggingface_hub import snapshot_download  # noqa: PLC0415  # only for those who name a hub repository
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=FETCHED, ignore_patterns=["*non_ema*"]))
+        return Path(snapshot_download(str(source), allow_patterns=list(fetched), ignore_patterns=["*non_ema*"]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError("model", f"there is no directory {str(source)!r}; the hub says: {_line(error)}") from error
+        raise InputError(field, f"there is no directory {str(source)!r}; the hub says: {_line(error)}") from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from service.batching.policy import Limits
 from service.batching.runner import Runner
 from service.engine.catalog import Catalog, Nearness
 from service.engine.editor import start
+from service.engine.embedder import Pooled
 from service.engine.weights import load_model
 from service.jobs import EditJob, Outcome, SamplingRequest
 
@@ -45,7 +46,7 @@ def test_the_nearest_that_is_within_both_thresholds_is_chosen():
 def test_decisions_are_those_of_the_service(model):
     asked = prompts_asked(random.Random(2), 7)
     nearness = Nearness(0.8, 4)
-    expected = [chosen(found, nearness) for found in similarity.sources_of(model, asked)]
+    expected = [chosen(found, nearness) for found in similarity.sources_of(model, asked, Pooled())]
     store, catalog = Store(1 << 30), Catalog(MemoryIndex(), "here", 1, nearness)
     ids, sources = {}, []
     for prompt in asked:
