@@ -87,7 +87,6 @@ class Movement:
         self._counts.add("damaged", error.reason)
         with self._lock:
             self._placement.lose(rows, "damaged")
-            self._placement.forget_lost(self._entries)
         self.sweep()
 
     def _promote(self, still_there: ref[Rows], tier: Tier) -> None:
@@ -143,8 +142,6 @@ class Movement:
                     return False
                 if "disk" not in rows.copies:
                     break
-        with self._lock:
-            self._placement.forget_lost(self._entries)
         return True
 
     def _sweep(self) -> int:

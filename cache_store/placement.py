@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 from weakref import WeakSet, WeakValueDictionary
@@ -43,11 +43,13 @@ class Placement:
 
     def __init__(
         self,
-        arenas: Mapping[Tier, Arena],  # the host's, and perhaps a device's
+        arenas: MutableMapping[Tier, Arena],  # the host's, and perhaps a device's
         disk: Disk | None,
+        entries: Mapping[str, Entry],  # which lose their activations with the rows that they read
         lock: threading.RLock,
         counts: Counts,
         clock: Callable[[], float],
+        on_lost: Callable[[str], None],  # which of the entries, under the lock and before bytes are free
     ) -> None:
         self.arenas = arenas
         self.disk = disk
@@ -55,10 +57,11 @@ class Placement:
         self._moving: Counter[Rows] = Counter()
         self._living: WeakValueDictionary[str, Rows] = WeakValueDictionary()
         self._rates = HitRates()
-        self._has_lost = False  # and entries do not know yet
+        self._entries = entries
         self._lock = lock
         self._counts = counts
         self._clock = clock
+        self._on_lost = on_lost
 
     def allocate(self, activations: Activations) -> bool:
         """Memory of the host for rows to be written, others leaving for them; False, and nobody leaves, if in vain."""
@@ -107,19 +110,16 @@ class Placement:
         return rows in self.held() or any(reader.own.copies for reader in rows.readers)
 
     def lose(self, rows: Rows, reason: str) -> None:
-        """From all tiers."""
+        """From all tiers. Who reads from them has no activations any more, and that is said first."""
         for tier in rows.copies:
             self._counts.add("evictions", tier, reason)
         self._rates.learn(rows.uses, self._clock(), hit=False)
-        rows.copies, self._has_lost = {}, True
-
-    def forget_lost(self, entries: Mapping[str, Entry]) -> None:
-        """What reads from rows that are nowhere has no activations any more."""
-        if self._has_lost:
-            self._has_lost = False
-            for entry in entries.values():
-                if entry.activations and entry.activations.tier is None:
-                    entry.activations = None
+        readers = {one: its for one, its in self._entries.items() if its.activations and rows in its.activations.read}
+        for one in readers:
+            self._on_lost(one)
+        for entry in readers.values():
+            entry.activations = None
+        rows.copies = {}
 
     def file_names(self) -> set[str]:
         """Of all rows that somebody has or reads from, and that are on the disk."""

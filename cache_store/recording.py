@@ -36,8 +36,8 @@ class Entry:
 class Keeper(Protocol):
     """What a recording and a draft ask of their store."""
 
-    def check(self, entry: Entry) -> None:
-        """Its rows are about to be read: forgets them where they are not as they were written."""
+    def check(self, entry: Entry, *, uses: bool) -> None:
+        """Its rows are about to be read, or looked at: forgets them where they are not as they were written."""
 
     def release(self, recording: Recording, entry: Entry) -> None:
         """It is closed."""
@@ -49,17 +49,18 @@ class Keeper(Protocol):
 class Recording:
     """An open recording: what it holds does not leave before `close`. A context manager, for one thread at a time."""
 
-    def __init__(self, store: Keeper, recording_id: str, entry: Entry) -> None:
+    def __init__(self, store: Keeper, recording_id: str, entry: Entry, *, uses: bool) -> None:
         self.id = recording_id
         self.entry: Entry | None = entry  # None: closed
         self._store = store
+        self._uses = uses
         self._is_checked = False
 
     @property
     def activations(self) -> Activations | None:
         """Its rows. None: evicted, damaged or never kept, only the core is there; or it is closed."""
         if self.entry is not None and not self._is_checked:
-            self._store.check(self.entry)
+            self._store.check(self.entry, uses=self._uses)
             self._is_checked = True
         return self.entry.activations if self.entry else None
 

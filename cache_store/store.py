@@ -166,10 +166,14 @@ class Store:
             self._forget_oldest()
 
     def check(self, entry: Entry, *, uses: bool) -> None:
-        """For a recording: its rows are about to be read. Those of a file are checked, or the recording has none."""
+        """For a recording: its rows are about to be read. Those of a file are checked, or the recording has none.
+
+        `uses` False: they are looked at only, which counts as no read.
+        """
         activations = entry.activations
         if activations is None:
-            self._counts.add("reads", "none", "core")
+            if uses:
+                self._counts.add("reads", "none", "core")
             return
         for rows in activations.read:
             try:
@@ -182,10 +186,11 @@ class Store:
             if (tier := activations.tier) is None:  # lost just before it was opened
                 entry.activations = None
                 return
-            self._counts.add("reads", tier, "hit")
-            self._placement.use(activations)
-            entry.hits += 1
-            self._movement.read(activations, entry.hits)
+            if uses:
+                self._counts.add("reads", tier, "hit")
+                self._placement.use(activations)
+                entry.hits += 1
+                self._movement.read(activations, entry.hits)
 
     def release(self, recording: Recording, entry: Entry) -> None:
         """For a recording: it is closed, and may have been the last to read what was deleted."""
@@ -195,7 +200,9 @@ class Store:
             self._forget_oldest()
             if (present := self._entries.get(recording.id)) is not entry:
                 self._movement.sweep()
-                if present is None:  # who had it open may have announced it since it was forgotten
+                if (
+                    present is None or present.activations is None
+                ):  # who had it open may have announced it since it was forgotten
                     self._on_lost(recording.id)
 
     def describe(self) -> list[Description]:

@@ -89,6 +89,20 @@ def test_rows_bytes_and_budget_are_right_after_every_action(archive_of, num_reco
     assert tree.store.num_bytes == 0
 
 
+@pytest.mark.parametrize("num_recordings", [1, 2, 100])
+@settings(max_examples=60, deadline=None)
+@given(actions=ACTIONS)
+def test_who_is_told_of_losses_knows_what_can_be_read(archive_of, num_recordings, actions):
+    known = set()
+    tree = Tree(archive_of(num_recordings * (NUM_ROWS * ROW_BYTES + OTHER_BYTES), on_lost=known.discard))
+    for action in actions:
+        num_made = len(tree.kept)
+        tree.act(*action)
+        if len(tree.kept) > num_made and tree.archive.has_rows(tree.present[-1]):
+            known.add(tree.present[-1])
+        assert known == {name for name in tree.present if tree.archive.has_rows(name)}
+
+
 @settings(max_examples=60, deadline=None)
 @given(actions=ACTIONS)
 def test_an_open_recording_never_changes(archive_of, actions):

@@ -21,8 +21,11 @@ POSITIONS = torch.arange(64)
 KEPT = torch.arange(0, 64, 3)
 
 
-def work(store, number, start):
-    """Records, edits, reads, evicts and deletes at random; returns how many whole recordings it has read."""
+def work(store, known, number, start):
+    """Records, edits, reads, evicts and deletes at random; returns how many whole recordings it has read.
+
+    What it has recorded it announces to all who know which can be read.
+    """
     choose, num_read = random.Random(number), 0
     start.wait()
     for turn in range(NUM_TURNS):
@@ -33,6 +36,7 @@ def work(store, number, start):
         else:
             make(store, other, float(number * NUM_TURNS + turn), recording)
             num_read += read(recording)
+        announce(store, known, name, other)
         if choose.random() < 0.3:
             choose.choice([store.delete, store.evict])(name)
         if recording:
@@ -54,6 +58,16 @@ def make(store, name, value, parent):
     draft.put("own", str(value).encode())
     draft.put("others", parent.blob("others") if parent else str(value).encode())
     draft.commit()
+
+
+def announce(store, known, *names):
+    """Those that can be read now."""
+    for name in names:
+        recording = store.open(name, uses=False)
+        if recording is not None:
+            with recording:
+                if recording.activations is not None:
+                    known.add(name)
 
 
 def read(recording):
@@ -85,17 +99,21 @@ def _many_switches():
     sys.setswitchinterval(before)
 
 
-def disturb(store):
+def disturb(store, known):
     """32 threads at once; how many whole recordings they read."""
     start = threading.Barrier(NUM_THREADS)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        jobs = [pool.submit(work, store, number, start) for number in range(NUM_THREADS)]
+        jobs = [pool.submit(work, store, known, number, start) for number in range(NUM_THREADS)]
         return sum(job.result() for job in jobs)
 
 
-def end(store):
-    """Nothing is open and nothing moves: all bytes are those of recordings, and without recordings there are none."""
+def end(store, known):
+    """Nothing is open and nothing moves: all bytes are those of recordings, and without recordings there are none.
+
+    What is known is what can be read.
+    """
     assert store.settle()
+    assert known == {one.id for one in store.describe() if one.bytes_by_tier}
     assert len(store.ids()) <= 4
     assert store.num_bytes == num_bytes_reached(store)
     make(store, "last", 0.0, None)
@@ -107,28 +125,29 @@ def end(store):
 
 @pytest.mark.usefixtures("_many_switches")
 def test_nothing_is_torn_and_no_byte_is_lost():
-    store = Store(6 * NUM_BYTES, max_recordings=4)
-    assert disturb(store) > 0
-    end(store)
+    known = set()
+    store = Store(6 * NUM_BYTES, max_recordings=4, on_lost=known.discard)
+    assert disturb(store, known) > 0
+    end(store, known)
 
 
 @pytest.mark.usefixtures("_many_switches")
 def test_nothing_is_torn_and_no_byte_is_lost_in_three_tiers(tmp_path, failing):
     """The host has room for three recordings, the device for one, the disk for five; it fails a while."""
-    system = failing()
+    system, known = failing(), set()
     disk = Disk(tmp_path, 5 * NUM_BYTES + 40 * 4096, system=system, retry_seconds=0.001)
-    store = Store(3 * NUM_BYTES, max_recordings=4, device=Arena(NUM_BYTES), disk=disk)
-    assert disturb(store) > 0
+    store = Store(3 * NUM_BYTES, max_recordings=4, device=Arena(NUM_BYTES), disk=disk, on_lost=known.discard)
+    assert disturb(store, known) > 0
     assert store.settle()
     system.fail(errno.ENOSPC, "write")
-    assert disturb(store) > 0
+    assert disturb(store, known) > 0
     system.recover()
-    assert disturb(store) > 0
+    assert disturb(store, known) > 0
     store._movement.mover.hurry()
     assert store.settle()
     counts = store.counts()
     assert counts["disk_on"] == {(): 1}
     assert "damaged" not in counts
     assert counts["transfer_bytes"]["host", "disk"] > 0
-    end(store)
+    end(store, known)
     assert [path.name for path in tmp_path.iterdir()] == ["retouch.lock"]
