@@ -57,7 +57,12 @@ def open_local_worker(settings: Settings) -> Worker:
         store,
         queue_jobs=settings.queue_jobs,
         limits=Limits(running_jobs=settings.running_jobs, step_images=settings.step_images),
-        catalog=open_catalog(name, Nearness(settings.min_similarity, settings.max_changed_words), settings.redis_url),
+        catalog=open_catalog(
+            name,
+            Nearness(settings.min_similarity, settings.max_changed_words),
+            settings.redis_url,
+            settings.embedding_model,
+        ),
         graph_bytes=settings.graph_bytes,
     )
 

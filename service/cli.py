@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 WHAT = {"out": "the picture", "source_out": "the source", "mask_out": "the edit mask"}  # that can be written
 OWN = {*WHAT, "command", "mask", "json", "model", "device"}  # options that are no fields of a request
-FLAGS = {"num_inference_steps": "--steps", "edit_mask": "--mask"}  # where a flag is not named as its field
+FLAGS = {  # where the user knows a field by another name
+    "num_inference_steps": "--steps",
+    "edit_mask": "--mask",
+    "embedding_model": "RETOUCH_EMBEDDING_MODEL",
+}
 
 Request = TypeVar("Request", "EditRequest", "GenerateRequest")
 
@@ -100,9 +104,11 @@ def serve(options: argparse.Namespace) -> int:
 
     from service import logs  # noqa: PLC0415
     from service.app import create_app  # noqa: PLC0415
+    from service.engine.embedder import check_embedder  # noqa: PLC0415
     from service.workers.local import check_model  # noqa: PLC0415
 
     check_model(settings.model, settings.device)  # now, not when the server is up
+    check_embedder(settings.embedding_model)
     logs.configure(settings.log_level)
     uvicorn.run(
         create_app(settings),

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     disk_bytes: int = Field(16 * 2**30, ge=0, description="disk space for recordings")
     redis_url: str = Field("", description="redis://HOST:6379 of a Redis 8 that workers share; empty = it is alone")
     worker: str = Field("", pattern="^[^/]*$", description="its name among those; empty = host and port")
+    embedding_model: str = Field(
+        "",
+        description="directory or hub id of a sentence-embedding model, whose cosines are then compared; empty = the"
+        " model's own text",
+    )
     min_similarity: float = Field(
         0.8, ge=-1, le=1, description="cosine of prompts from which on an edit without a source takes a recorded one"
     )

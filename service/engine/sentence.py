@@ -83,10 +83,8 @@ class Sentence:
     def _embed(self, prompt: str) -> Vector:
         text = prompt.lower() if self._usage.lower_case else prompt
         tokens = self._tokenizer(text, truncation=True, max_length=self._max_tokens, return_tensors="pt")
-        hidden = self._network(**tokens).last_hidden_state[0]  # [T, D]
-        present = tokens.attention_mask[0, :, None].to(hidden.dtype)
-        mean = (hidden * present).sum(0) / present.sum()
-        vector: Vector = torch.nn.functional.normalize(mean, dim=0).numpy()
+        hidden = self._network(**tokens).last_hidden_state[0]  # [T, D]: one text is not padded, all tokens count
+        vector: Vector = torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy()
         vector.flags.writeable = False
         return vector
 

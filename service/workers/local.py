@@ -26,6 +26,7 @@ from service.batching.runner import Runner
 from service.batching.warm_up import warm_up
 from service.engine import editor
 from service.engine.catalog import Catalog, Nearness
+from service.engine.embedder import open_embedder
 from service.engine.graphs import CudaRecorder, Graphs
 from service.engine.predict import predict
 from service.engine.recording import Format, Storage
@@ -143,11 +144,11 @@ def look_into(directory: Path) -> list[Description]:
         return store.describe()
 
 
-def open_catalog(worker: str, nearness: Nearness, redis_url: str = "") -> Catalog:
-    """What this worker knows of recordings; with a Redis, what others have, too."""
+def open_catalog(worker: str, nearness: Nearness, redis_url: str = "", embedding_model: str = "") -> Catalog:
+    """What this worker knows of recordings; with a Redis, what others have, too. InputError as `open_embedder`."""
     epoch = time.time_ns()
     index: Index = RedisIndex.open(redis_url, worker, epoch) if redis_url else MemoryIndex()
-    return Catalog(index, worker, epoch, nearness)
+    return Catalog(index, worker, epoch, nearness, open_embedder(embedding_model))
 
 
 def open_model(

@@ -134,6 +134,12 @@ def test_an_unknown_setting_is_bad_input(monkeypatch, capsys):
     assert "RETOUCH_SEED" in capsys.readouterr().err
 
 
+def test_a_sentence_model_that_is_not_there_is_bad_input_by_the_settings_name(monkeypatch, capsys):
+    monkeypatch.setenv("RETOUCH_EMBEDDING_MODEL", "./nowhere")
+    assert cli.main(["serve"]) == 2
+    assert "RETOUCH_EMBEDDING_MODEL: there is no directory './nowhere'" in capsys.readouterr().err
+
+
 def test_a_failed_job_is_a_failure(monkeypatch, capsys, tmp_path):
     events = [Accepted("id", None, 1), Failed(JobFailedError("the device went away"))]
     monkeypatch.setattr(runner, "run", lambda *_: events)
