@@ -88,9 +88,12 @@ class Index(Protocol):
     def evict(self, recording_id: str, worker: str) -> None:
         """Withdraws it, in whatever spaces it is; before its memory is reused. Nothing happens where it is unknown."""
 
-    def nearest(self, space: Space, embedding: Array, count: int, min_similarity: float) -> list[Hit]:
+    def nearest(
+        self, space: Space, embedding: Array, count: int, min_similarity: float, worker: str | None = None
+    ) -> list[Hit]:
         """At most `count` recordings at least so near, best first, each once; who else has one, `holders` tells.
 
+        Of one `worker` only, where it is named: what others have hides nothing of it, and nobody is asked for its own.
         ValueError where the embedding is none, as `admit`, or where the count is not positive.
         """
 

@@ -162,15 +162,17 @@ class Ledger:
         return [Stale(key, None) for key, record in zip(keys, self._records(keys), strict=True) if record is None]
 
     def nearest(
-        self, space: Space, embedding: Array, count: int, min_similarity: float, worker: str
+        self, space: Space, embedding: Array, count: int, min_similarity: float, asker: str, worker: str | None = None
     ) -> tuple[list[Hit], list[Stale]]:
-        """Entries of other workers than this near a unit embedding, best first, and what was met that is stale.
+        """Entries of other workers than the asker near a unit embedding, best first, and what was met that is stale.
 
-        Enough for `count` recordings, each perhaps of many workers. Approximate: the vector set's graph is searched.
+        Enough for `count` recordings, each perhaps of many workers, or of the one that is named. Approximate: the
+        vector set's graph is searched.
         """
-        registered, similarities = self._search(space, embedding, count)
-        near = [key for key, similarity in similarities.items() if similarity >= min_similarity - SIMILARITY_ERROR]
-        others = [key for key in near if key.worker != worker]
+        least = min_similarity - SIMILARITY_ERROR
+        registered, similarities = self._search(space, embedding, count, least, worker)
+        near = [key for key, similarity in similarities.items() if similarity >= least]
+        others = [key for key in near if key.worker != asker and worker in {None, key.worker}]
         hits, stale = [], []
         for key, record in zip(others, self._records(others), strict=True):
             alive = registered.get(key.worker)
@@ -190,20 +192,33 @@ class Ledger:
         records = (Record.parse(text, recording_id, worker.decode()) for worker, text in texts.items())
         return [one.entry for one in records if one is not None and one.counts(registered.get(one.entry.worker))]
 
-    def _search(self, space: Space, embedding: Array, count: int) -> tuple[dict[str, Registration], dict[Key, float]]:
-        """Who is registered, and cosines of the nearest elements, best first: `count` for each worker."""
-        num_workers = self._num_workers
+    def _search(
+        self, space: Space, embedding: Array, count: int, least: float, worker: str | None
+    ) -> tuple[dict[str, Registration], dict[Key, float]]:
+        """Who is registered, and cosines of the nearest elements, best first: `count` for each worker, or of the one.
+
+        More are asked for until there are as many, or the farthest is too far, or there are no more.
+        """
+        num_asked = count * self._num_workers
+        while True:
+            registered, cosines = self._ask(space, embedding, num_asked)
+            self._num_workers = max(1, len(registered))
+            are_all = len(cosines) < num_asked or min(cosines.values()) < least
+            num_wanted = count * self._num_workers if worker is None else count
+            num_found = len(cosines) if worker is None else sum(key.worker == worker for key in cosines)
+            if are_all or num_found >= num_wanted:
+                return registered, cosines
+            num_asked = max(2 * num_asked, num_wanted)
+
+    def _ask(self, space: Space, embedding: Array, num_asked: int) -> tuple[dict[str, Registration], dict[Key, float]]:
+        """Who is registered, and cosines of so many of the nearest elements, in one round trip."""
         ask = self._client.pipeline(transaction=False)
         ask.hgetall(WORKERS)
-        vector = ("FP32", embedding.tobytes(), "WITHSCORES", "COUNT", count * num_workers)
+        vector = ("FP32", embedding.tobytes(), "WITHSCORES", "COUNT", num_asked)
         ask.execute_command("VSIM", _vectors(space), *vector)
         workers, scores = ask.execute()
-        registered = _registered(workers)
-        self._num_workers = max(1, len(registered))
-        if self._num_workers > num_workers and len(scores) == count * num_workers:
-            return self._search(space, embedding, count)
         cosines = {_key(space, element): min(1.0, 2 * score - 1) for element, score in dict(scores).items()}
-        return registered, cosines
+        return _registered(workers), cosines
 
     def _records(self, keys: Sequence[Key]) -> list[Record | None]:
         """What is written of each."""

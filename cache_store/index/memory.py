@@ -32,9 +32,11 @@ class MemoryIndex:
         """As `Index.evict`."""
         self._shelf.drop(recording_id, worker)
 
-    def nearest(self, space: Space, embedding: Array, count: int, min_similarity: float) -> list[Hit]:
+    def nearest(
+        self, space: Space, embedding: Array, count: int, min_similarity: float, worker: str | None = None
+    ) -> list[Hit]:
         """As `Index.nearest`."""
-        hits = self._shelf.nearest(space, embedding, count, min_similarity)
+        hits = self._shelf.nearest(space, embedding, count, min_similarity, worker)
         self._tally.lookup("hit" if hits else "miss")
         return hits
 

@@ -117,11 +117,16 @@ class RedisIndex:
             self._announcer.mark(key)
         self._woken.set()
 
-    def nearest(self, space: Space, embedding: Array, count: int, min_similarity: float) -> list[Hit]:
+    def nearest(
+        self, space: Space, embedding: Array, count: int, min_similarity: float, worker: str | None = None
+    ) -> list[Hit]:
         """As `Index.nearest`. What this worker has itself is found exactly, others' by an approximate search."""
-        own = self._shelf.nearest(space, embedding, count, min_similarity)
+        own = self._shelf.nearest(space, embedding, count, min_similarity, worker)
+        if worker == self.worker:
+            self._tally.lookup("hit" if own else "miss")
+            return own
         direction = unit(embedding)
-        answer = self._ask(lambda: self._asked.nearest(space, direction, count, min_similarity, self.worker))
+        answer = self._ask(lambda: self._asked.nearest(space, direction, count, min_similarity, self.worker, worker))
         found, stale = answer or ([], [])
         for one in stale:
             self._announcer.mark(*one)

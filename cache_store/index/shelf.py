@@ -125,7 +125,9 @@ class Shelf:
         with self._lock:
             return [self._drop(key)] if self._entries.get(key) == hit.entry else []
 
-    def nearest(self, space: Space, embedding: Array, count: int, min_similarity: float) -> list[Hit]:
+    def nearest(
+        self, space: Space, embedding: Array, count: int, min_similarity: float, worker: str | None = None
+    ) -> list[Hit]:
         """As `Index.nearest`; exact."""
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
@@ -135,7 +137,8 @@ class Shelf:
             if space in self._tables:
                 self._tables[space].check(embedding)
                 for key, similarity in self._tables[space].nearest(embedding, min_similarity):
-                    hits.setdefault(key.recording_id, Hit(space, self._entries[key], similarity))
+                    if worker in {None, key.worker}:
+                        hits.setdefault(key.recording_id, Hit(space, self._entries[key], similarity))
                     if len(hits) == count:
                         break
         return list(hits.values())

@@ -46,6 +46,34 @@ def test_the_best_come_first_and_no_more_than_asked_for(world, space, prompt, at
         assert ids(one.nearest(space, prompt, 9, 0.52)) == ["95", "90", "75", "70", "55"]
 
 
+def test_nobody_hides_what_one_worker_has(world, space, prompt, at, entry):
+    index, other, third = (world.index(name) for name in "abc")
+    for number in range(20):
+        for one, worker in ((index, "a"), (third, "c")):
+            one.admit(space, at(prompt, 0.9, seed=number), entry(f"{worker}{number}", worker))
+    for name, cosine in (("far", 0.3), ("near", 0.8), ("far too", 0.2)):
+        other.admit(space, at(prompt, cosine), entry(name, "b"))
+    other.admit(space, at(prompt, 0.9, seed=7), entry("a7", "b"))  # which a has, too
+    world.settle()
+    for one in (index, other, third):
+        assert ids(one.nearest(space, prompt, 3, 0.25, "b")) == ["a7", "near", "far"]
+        assert {hit.entry.worker for hit in one.nearest(space, prompt, 3, 0.25, "b")} == {"b"}
+        assert ids(one.nearest(space, prompt, 9, 0.5, "b")) == ["a7", "near"]
+        assert one.nearest(space, prompt, 3, -1, "nobody") == []
+        assert len(one.nearest(space, prompt, 30, -1, "a")) == 20
+
+
+def test_looking_among_its_own_is_counted_too(world, space, prompt, entry):
+    index, other = world.index("a"), world.index("b")
+    index.admit(space, prompt, entry("one", "a"))
+    world.settle()
+    before = other.counts().lookups  # where they share one index, there are its own, too
+    other.nearest(space, prompt, 5, 0.5, "b")
+    assert other.counts().lookups == {**before, "miss": before["miss"] + 1}
+    index.nearest(space, prompt, 5, 0.5, "a")
+    assert index.counts().lookups["hit"] == 1
+
+
 def test_a_threshold_of_one_finds_the_same_prompt(world, space, entry):
     index, other = world.index("a"), world.index("b")
     for number in range(20):

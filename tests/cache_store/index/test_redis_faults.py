@@ -112,6 +112,19 @@ def test_not_there_at_the_start(server, world, admit, found):
     assert found(other) == {"one"}
 
 
+def test_what_a_worker_has_itself_is_asked_of_nobody(server, world, admit, space, prompt):
+    server.start()
+    index = world.index("a")
+    admit(index, "one")
+    world.settle()
+    server.kill()
+    (hit,) = index.nearest(space, prompt, 5, 0.5, "a")
+    assert hit.entry.recording_id == "one"
+    assert index.nearest(space, -prompt, 5, 0.5, "a") == []
+    assert index.up  # nobody has noticed
+    assert index.counts().lookups == {"hit": 1, "miss": 1, "down": 0}
+
+
 def test_killed_and_started_again(server, world, admit, found):
     server.start()
     index, other = world.index("a"), world.index("b")
