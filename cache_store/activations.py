@@ -82,6 +82,14 @@ class Activations:
         tiers = [rows.tier for rows in self.read]
         return None if None in tiers else max(tiers, key=FASTEST_FIRST.index)
 
+    def replaced_ratio(self, plane: str) -> float:
+        """Part of a plane's rows that edits computed since one recording computed all. KeyError without the plane."""
+        num_rows, places = self.layout[plane].num_rows, self.places.get(plane)
+        if places is None:
+            return 0.0
+        is_whole = torch.tensor([rows.lie.num_kept[plane] == num_rows for rows in (*places.owners, self.own)])
+        return 1 - is_whole[places.owner].sum().item() / num_rows
+
     def columns(self) -> Iterator[tuple[int, str, str]]:
         """Step, plane and column of all that must be written."""
         return self.own.columns()

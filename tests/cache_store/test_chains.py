@@ -1,5 +1,6 @@
 """What a chain of edits costs, counted."""
 
+import pytest
 import torch
 
 from cache_store.layout import Plane
@@ -31,6 +32,38 @@ def test_a_chain_of_ten_reads_as_many_rows_as_one_edit(archive, monkeypatch):
             asked.clear()
             recording.rows(0, "rows", POSITIONS[3:])  # one owner: one gather
             assert len(asked) == 1
+
+
+def test_how_much_edits_have_replaced_is_told_whoever_is_left(stored, restart):
+    """Of six rows; the same after a restart, and when the one that computed all of them is deleted."""
+    stored.record("0")
+    for name, positions in (("1", [0, 1]), ("2", [1]), ("3", [4]), ("4", [0, 1, 2, 3, 4, 5])):
+        stored.record(name, str(int(name) - 1), positions)
+    stored.record("5", "3", [0, 2, 3, 5])
+    stored.record("6", "4", [3])
+    expected = {"0": 0, "1": 2 / 6, "2": 2 / 6, "3": 3 / 6, "4": 0, "5": 1, "6": 1 / 6}
+    assert replaced_ratios(stored) == pytest.approx(expected)
+    stored.settle()
+    stored.store.delete("0")
+    del expected["0"]
+    assert replaced_ratios(stored) == pytest.approx(expected)
+    restart(stored)
+    assert replaced_ratios(stored) == pytest.approx(expected)
+
+
+def test_a_plane_that_is_not_kept_is_refused(archive):
+    archive.record("0")
+    with archive.store.open("0") as recording, pytest.raises(KeyError, match="other"):
+        recording.activations.replaced_ratio("other")
+
+
+def replaced_ratios(archive):
+    ratios = {}
+    for name in archive.store.ids():
+        with archive.store.open(name) as recording:
+            ratios[name] = recording.activations.replaced_ratio("rows")
+            assert recording.activations.replaced_ratio("norms") == 0
+    return ratios
 
 
 def test_an_edit_stores_little_more_than_the_rows_it_computed(tmp_path):
