@@ -10,10 +10,12 @@ import logging
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from service.batching.numbers import End, Numbers
 from service.batching.runner import Runner
 from service.errors import BusyError, JobFailedError, NotReadyError
 from service.jobs import Cancelled, Ending, Event, Failed, Job, Receipt
@@ -50,6 +52,10 @@ class Batcher:
         self._arrived: list[str] = []
         self._cancelled: list[str] = []
         self._mean_seconds = FIRST_GUESS_SECONDS
+        self._num_refused = 0
+        self._ended: Counter[End] = Counter()
+        self._steps: Counter[int] = Counter()
+        self._error_seconds = 0.0
         self._thread = threading.Thread(target=self._main, name="device", daemon=True)
         self._thread.start()
 
@@ -74,6 +80,7 @@ class Batcher:
         with self._changed:
             check_ready(self._state)
             if len(self._tickets) >= self._max_jobs:
+                self._num_refused += 1
                 raise BusyError(self._queued_seconds())
             job_id = uuid.uuid4().hex
             self._tickets[job_id] = _Ticket(job, deliver, time.perf_counter())
@@ -87,6 +94,22 @@ class Batcher:
             if job_id in self._tickets:
                 self._cancelled.append(job_id)
                 self._changed.notify_all()
+
+    def numbers(self) -> Numbers:
+        """What was done so far, and what is to be done."""
+        with self._changed:
+            num_running = min(len(self._tickets), self._running_jobs)
+            return Numbers(
+                queued_jobs=len(self._tickets) - num_running,
+                running_jobs=num_running,
+                queue_seconds=len(self._tickets) * self._mean_seconds,
+                num_restarts=0,
+                num_refused=self._num_refused,
+                ended_jobs=dict(self._ended),
+                steps_by_images=dict(self._steps),
+                num_predicted=self._ended["done"],
+                error_seconds=self._error_seconds,
+            )
 
     def close(self) -> None:
         """Take no more jobs, fail the taken ones at their next step, and join the thread."""
@@ -121,7 +144,11 @@ class Batcher:
         """Step until the batcher is closed."""
         try:
             while self._exchange(runner):
-                for job_id, event in runner.step():
+                events = runner.step()
+                if runner.num_images:
+                    with self._changed:
+                        self._steps[runner.num_images] += 1
+                for job_id, event in events:
                     self._deliver(job_id, event)
         finally:
             runner.close()
@@ -146,8 +173,10 @@ class Batcher:
             ticket = self._tickets[job_id]
             if isinstance(event, Ending):
                 del self._tickets[job_id]
+                self._ended[_end_of(event)] += 1
             if isinstance(event, Receipt):
                 seconds = event.seconds["total"] - event.seconds["queue"]
+                self._error_seconds += abs(seconds - self._mean_seconds)
                 self._mean_seconds += NEW_JOB_WEIGHT * (seconds - self._mean_seconds)
         try:
             ticket.deliver(event)
@@ -163,6 +192,12 @@ class Batcher:
             left = list(self._tickets)
         for job_id in left:
             self._deliver(job_id, Failed(error))
+
+
+def _end_of(event: Ending) -> End:
+    if isinstance(event, Receipt):
+        return "done"
+    return "failed" if isinstance(event, Failed) else "cancelled"
 
 
 def check_ready(state: State) -> None:

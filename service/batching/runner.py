@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 Start = Callable[[Model, Store, Job], Script]
 Predict = Callable[[UNet, Sequence[Call]], list[Tensor]]
-Chore = Callable[[], object]  # shorter than a network call: a job that comes waits for it
+Chore = Callable[[], object]  # a job that comes meanwhile waits for its end
 
 
 @dataclass
@@ -77,11 +77,17 @@ class Runner:
         self._waiting: dict[str, _Waiting] = {}
         self._running: dict[str, _Running] = {}
         self._events: list[tuple[str, Event]] = []
+        self._num_images = 0
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self._waiting and not self._running and not self._chores
+
+    @property
+    def num_images(self) -> int:
+        """Of the last step's network call; 0 where it made none."""
+        return self._num_images
 
     @property
     def calls(self) -> list[Call]:
@@ -115,6 +121,7 @@ class Runner:
             for job_id, running in self._running.items()
         ]
         decision = decide(list(self._waiting), pending, self._limits)
+        self._num_images = sum(call.num_images for call in pending if call.job_id in decision.step)
         for job_id in decision.admit:
             self._admit(job_id)
         if decision.step:

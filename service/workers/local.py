@@ -34,6 +34,7 @@ from service.engine.weights import EMBEDDED, Model, find_model, load_model
 from service.errors import InputError
 from service.jobs import Ending, Event, Job
 from service.workers import Blob, Lineage
+from service.workers.numbers import WorkerNumbers
 from service.workers.pictures import Pictures
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,18 @@ class LocalWorker:
                     return
         finally:
             self._batcher.cancel(job_id)
+
+    def numbers(self) -> WorkerNumbers:
+        """What was done so far, and how things are; waits for nothing."""
+        index = self._catalog.index if self._catalog else None
+        return WorkerNumbers(
+            state=self.state,
+            batching=self._batcher.numbers(),
+            store=self._store.counts(),
+            index=index.counts() if index else None,
+            index_up=index.up if index else None,
+            device_bytes=_allocated_bytes(),
+        )
 
     async def read(self, image_id: str, name: Blob, tenant: str) -> bytes | None:
         """As in `Worker`."""
@@ -204,6 +217,13 @@ def find_device(name: str) -> torch.device:
 
 def _source(source: str) -> str | Path:
     return EMBEDDED if source == "postcard" else source
+
+
+def _allocated_bytes() -> int:
+    """Of all GPUs that this process uses; looking at none that it does not use."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's
+        return 0
+    return sum(torch.cuda.memory_allocated(device) for device in range(torch.cuda.device_count()))
 
 
 def _put(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:

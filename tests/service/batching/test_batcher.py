@@ -246,3 +246,17 @@ def test_however_jobs_come_and_go_each_ends_once(open_batcher, bench):
     assert {Receipt, Failed, Cancelled} >= set(endings) >= {Receipt, Failed}
     assert all(events.empty() for events in told)
     assert batcher._tickets == {}
+
+
+def test_numbers_count_what_was_done(open_batcher, bench):
+    bench.scripts["bad"] = lambda name: (_ for _ in [Accepted(name, None, 1), 1 / 0])
+    batcher = open_batcher()
+    batcher.wait_opened()
+    assert batcher.numbers().ended_jobs == {}
+    for name in ("a", "bad"):
+        submit(batcher, name)[1].kinds()
+    numbers = batcher.numbers()
+    assert numbers.ended_jobs == {"done": 1, "failed": 1}
+    assert numbers.steps_by_images == {2: 3}
+    assert (numbers.queued_jobs, numbers.running_jobs, numbers.queue_seconds) == (0, 0, 0)
+    assert numbers.num_predicted == 1
