@@ -28,6 +28,7 @@ from service.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+PREFIX = "urn:retouch:problem:"
 NOT_READY_SECONDS = 5.0  # a model is loaded, or a service replaced, in about this time
 
 
@@ -39,6 +40,11 @@ class Problem(BaseModel):
     status: int
     detail: str
     field: str | None = Field(None, description="Which argument is at fault")
+
+    @property
+    def name(self) -> str:
+        """The kind, in short."""
+        return self.type.removeprefix(PREFIX)
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Kind:
     @property
     def urn(self) -> str:
         """The stable `type`."""
-        return f"urn:retouch:problem:{self.name}"
+        return PREFIX + self.name
 
 
 INPUT = Kind(422, "input", "The request cannot be done as it is")
@@ -86,18 +92,26 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
-def _answer(
-    request: Request, kind: Kind, detail: str, field: str | None = None, retry: float | None = None
-) -> Response:
-    problem = Problem(type=kind.urn, title=kind.title, status=kind.status, detail=detail, field=field)
+def problem_of(error: Exception) -> Problem:
+    """What went wrong, as clients are told; of a defect only that it was one."""
+    if not isinstance(error, RetouchError):
+        return _problem(KINDS[RetouchError], "the service met a defect; its log has the traceback")
+    kind = KINDS[next(cls for cls in type(error).__mro__ if cls in KINDS)]
+    return _problem(kind, str(error), getattr(error, "field", None))
+
+
+def _problem(kind: Kind, detail: str, field: str | None = None) -> Problem:
+    return Problem(type=kind.urn, title=kind.title, status=kind.status, detail=detail, field=field)
+
+
+def _answer(request: Request, problem: Problem, retry: float | None = None) -> Response:
     headers = {} if retry is None else {"Retry-After": str(math.ceil(retry))}
-    request.state.log["problem"] = kind.name
-    return Response(problem.model_dump_json(exclude_none=True), kind.status, headers, MEDIA_TYPE)
+    request.state.log["problem"] = problem.name
+    return Response(problem.model_dump_json(exclude_none=True), problem.status, headers, MEDIA_TYPE)
 
 
 async def _named(request: Request, error: Exception) -> Response:
-    kind = KINDS[next(cls for cls in type(error).__mro__ if cls in KINDS)]
-    return _answer(request, kind, str(error), getattr(error, "field", None), _retry_seconds(error))
+    return _answer(request, problem_of(error), _retry_seconds(error))
 
 
 def _retry_seconds(error: Exception) -> float | None:
@@ -113,20 +127,21 @@ async def _invalid(request: Request, error: Exception) -> Response:
     media_type = request.headers.get("content-type", "")
     if found.field == "body" and "json" not in media_type:
         found = InputError("content-type", f"must be application/json, the header came as {media_type!r}")
-    return _answer(request, INPUT, str(found), found.field)
+    return _answer(request, problem_of(found))
 
 
 async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's own: the body is no JSON at all
-        return _answer(request, INPUT, f"body: {error.detail}", "body")
+        return _answer(request, _problem(INPUT, f"body: {error.detail}", "body"))
     phrase = HTTPStatus(error.status_code).phrase
     kind = HTTP_KINDS.get(error.status_code) or Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
-    response = _answer(request, kind, error.detail)
+    response = _answer(request, _problem(kind, error.detail))
     response.headers.update(error.headers or {})
     return response
 
 
-async def _defect(request: Request, error: Exception) -> Response:  # noqa: ARG001  # the server logs it
-    return _answer(request, KINDS[RetouchError], "the service met a defect; its log has the traceback")
+async def _defect(request: Request, error: Exception) -> Response:
+    """The server logs it."""
+    return _answer(request, problem_of(error))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
 
-from service.api.images import encode_base64, encode_png, mask_image
-from service.api.problems import documented
+from service.api.answers import answer_of, frame_of
+from service.api.problems import documented, problem_of
+from service.api.running import CLIENT_GONE, events_of, unless_gone
 from service.api.schemas import Answer, EditRequest, GenerateRequest
+from service.api.streams import EventStream, Frames, frame
 from service.batching.batcher import check_ready
-from service.errors import NotReadyError
-from service.jobs import Job, Outcome
+from service.jobs import Event, Job, Outcome
 from service.workers import Blob, Worker
 
-CLIENT_GONE = 499  # nginx's number, for the log; nobody reads the answer
 JOB_ERRORS = documented(404, 413, 422, 429, 500, 503)
 PNG: dict[str, Any] = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 PNG_ANSWERS = {200: {"content": PNG, "description": "The PNG"}, **documented(404, 422)}
@@ -35,15 +37,15 @@ ImageId = Annotated[str, Path(min_length=1, max_length=100)]
 
 
 @router.post("/generate", response_model=Answer, responses=JOB_ERRORS, tags=["images"])
-async def generate(body: GenerateRequest, request: Request, worker: Works) -> Answer | Response:
+async def generate(body: GenerateRequest, request: Request) -> Answer | Response:
     """Draw a picture from a prompt, and record how, so that it can be edited."""
-    return await _answer(request, worker, body.job())
+    return await _answer(request, body.job(), stream=body.stream)
 
 
 @router.post("/edit", response_model=Answer, responses=JOB_ERRORS, tags=["images"])
-async def edit(body: EditRequest, request: Request, worker: Works) -> Answer | Response:
+async def edit(body: EditRequest, request: Request) -> Answer | Response:
     """Change the words of a picture; only what they touch is computed again, all else stays as it is."""
-    return await _answer(request, worker, await asyncio.to_thread(body.job))
+    return await _answer(request, await asyncio.to_thread(body.job), stream=body.stream)
 
 
 @router.get("/images/{image_id}", response_class=Response, responses=PNG_ANSWERS, tags=["images"])
@@ -86,49 +88,28 @@ async def _png(worker: Worker, image_id: str, name: Blob) -> Response:
     return Response(png, media_type="image/png")
 
 
-async def _answer(request: Request, worker: Worker, job: Job) -> Answer | Response:
+async def _answer(request: Request, job: Job, *, stream: bool) -> Answer | Response:
     """Run a job to its end, unless the client goes away first: then the job is cancelled."""
-    outcome = asyncio.create_task(_outcome(worker, job))
-    gone = asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait({outcome, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not outcome.done():
-            return Response(status_code=CLIENT_GONE)
-        answer = await asyncio.to_thread(_written, job, outcome.result())
-    except asyncio.CancelledError as error:  # the server ends what runs when its time to drain is over
-        raise NotReadyError("the service was shut down before the job was done") from error
-    finally:
-        outcome.cancel()
-        gone.cancel()
-        await asyncio.gather(outcome, gone, return_exceptions=True)
-    request.state.log.update(
-        image_id=answer.image_id,
-        edited_ratio=answer.receipt.edited_ratio,
-        stage_seconds={stage: round(seconds, 3) for stage, seconds in answer.receipt.seconds.items()},
-    )
-    return answer
+    events = events_of(request, job)
+    if stream:
+        return EventStream(_frames(job, events), partial(_error_frame, request))
+    answer = await unless_gone(request.receive, _folded(job, events))
+    return answer or Response(status_code=CLIENT_GONE)
 
 
-async def _outcome(worker: Worker, job: Job) -> Outcome:
-    async with aclosing(worker.submit(job)) as events:
-        return Outcome.of([event async for event in events])
+async def _folded(job: Job, events: AsyncGenerator[Event, None]) -> Answer:
+    async with aclosing(events):
+        outcome = Outcome.of([event async for event in events])
+    return await asyncio.to_thread(answer_of, job, outcome)
 
 
-async def _gone(request: Request) -> None:
-    """Returns when the client has closed its connection; the body has been read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+async def _frames(job: Job, events: AsyncGenerator[Event, None]) -> Frames:
+    async with aclosing(events):
+        async for event in events:
+            yield await asyncio.to_thread(frame_of, job, event)
 
 
-def _written(job: Job, outcome: Outcome) -> Answer:
-    """What a job told, as JSON; called in a thread, for PNGs take a while."""
-    receipt, image, mask = outcome.receipt, outcome.image, outcome.mask
-    kept = image is not None and job.cache == "read_write"
-    return Answer(
-        image_id=receipt.image_id,
-        source_id=receipt.source_id,
-        image=encode_base64(encode_png(image.image)) if image else None,
-        image_url=f"/images/{receipt.image_id}" if kept else None,
-        mask=encode_base64(encode_png(mask_image(mask.edit_mask, image.image if image else None))) if mask else None,
-        receipt=receipt,
-    )
+def _error_frame(request: Request, error: Exception) -> bytes:
+    problem = problem_of(error)
+    request.state.log["problem"] = problem.name
+    return frame("error", problem.model_dump_json(exclude_none=True))

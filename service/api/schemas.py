@@ -29,6 +29,7 @@ from service.jobs import (
 
 MAX_PROMPT = 2000  # characters
 SAMPLING_FIELDS = ("seed", "num_inference_steps", "guidance_scale", "sampler", "width", "height", "negative_prompt")
+MAX_DEADLINE_SECONDS = 86_400.0
 RULE_FIELDS = ("detection", "attention", "dilation", "margin", "paste_margin", "decoding", "deep_every")
 
 
@@ -76,10 +77,24 @@ class SamplingFields(BaseModel):
     height: Side | None = Field(None, description="Pixels")
     negative_prompt: Text | None = None
     cache: Cache = Field("read_write", description="Whether recordings are used, and whether this one is kept")
+    stream: bool = Field(default=False, description="Answer with Server-Sent Events, as the picture comes")
+    preview_every: int = Field(
+        0, ge=0, le=1000, description="With `stream`: a preview after each so many steps; 0, none"
+    )
+    deadline_seconds: float | None = Field(
+        None, gt=0, le=MAX_DEADLINE_SECONDS, allow_inf_nan=False,
+        description="The job is refused if it would take longer, and ended if it does",
+    )  # fmt: skip
 
     def sampling(self) -> SamplingRequest:
         """As the engine takes it."""
         return SamplingRequest(**{name: getattr(self, name) for name in SAMPLING_FIELDS})
+
+    def previews(self) -> int:
+        """Steps from one preview to the next. InputError where nobody would see them."""
+        if self.preview_every and not self.stream:
+            raise InputError("preview_every", "needs `stream`")
+        return self.preview_every
 
 
 class GenerateRequest(SamplingFields):
@@ -89,9 +104,16 @@ class GenerateRequest(SamplingFields):
 
     prompt: Prompt
 
-    def job(self) -> GenerateJob:
-        """As the engine takes it."""
-        return GenerateJob(self.prompt, self.sampling(), cache=self.cache)
+    def job(self, tenant: str = "") -> GenerateJob:
+        """As the engine takes it. InputError where two fields contradict each other."""
+        return GenerateJob(
+            self.prompt,
+            self.sampling(),
+            preview_every=self.previews(),
+            cache=self.cache,
+            tenant=tenant,
+            deadline_seconds=self.deadline_seconds,
+        )
 
 
 class EditRequest(SamplingFields):
@@ -128,7 +150,7 @@ class EditRequest(SamplingFields):
         description="Without a source: cosine of the prompts from which on a recorded picture is edited",
     )  # fmt: skip
 
-    def job(self) -> EditJob:
+    def job(self, tenant: str = "") -> EditJob:
         """As the engine takes it. InputError where two fields contradict each other, or the mask is no PNG."""
         if self.image_id is not None and self.source_prompt is not None:
             raise InputError("image_id", "give the source by one of image_id and source_prompt, or by neither")
@@ -141,9 +163,12 @@ class EditRequest(SamplingFields):
             edit_mask=edit_mask,
             mask_mode=self._mask_mode(edit_mask),
             rules=self._rules(),
+            preview_every=self.previews(),
             dry_run=self.dry_run,
             cache=self.cache,
             min_similarity=self.min_similarity,
+            tenant=tenant,
+            deadline_seconds=self.deadline_seconds,
         )
 
     def _mask_mode(self, edit_mask: Image | None) -> MaskMode:

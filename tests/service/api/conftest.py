@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +20,7 @@ from service.app import create_app
 from service.batching.batcher import Batcher
 from service.batching.policy import Limits
 from service.batching.runner import Runner
-from service.jobs import Accepted, EditJob, ImageReady, MaskFound, Receipt
+from service.jobs import Accepted, EditJob, ImageReady, MaskFound, Preview, Receipt
 from service.settings import Settings
 from service.workers.local import LocalWorker
 
@@ -31,9 +33,65 @@ async def serving(settings: Settings, **options: Any) -> AsyncIterator[httpx.Asy
     app = create_app(settings, **options)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://retouch") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             client.app = app
             yield client
+
+
+class Call:
+    """One request as a server makes it, and its answer message by message: httpx's transport waits for the last one."""
+
+    def __init__(self, app: Any, path: str, body: Any, **headers: str) -> None:
+        self.gone = asyncio.Event()
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.messages: asyncio.Queue[Any] = asyncio.Queue()
+        self._ended = False
+        self._incoming = [{"type": "http.request", "body": json.dumps(body).encode()}]
+        named = {"host": "localhost", "content-type": "application/json", **headers}
+        scope = {
+            "type": "http", "method": "POST", "path": path, "query_string": b"",
+            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in named.items()],
+        }  # fmt: skip
+        self.task = asyncio.create_task(app(scope, self._receive, self._send))
+
+    async def _receive(self) -> Any:
+        if self._incoming:
+            return self._incoming.pop()
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        await self.reads.wait()
+        self.messages.put_nowait(message)
+
+    async def message(self) -> Any:
+        return await asyncio.wait_for(self.messages.get(), GUARD_SECONDS)
+
+    async def start(self) -> tuple[int, dict[str, str]]:
+        message = await self.message()
+        return message["status"], {name.decode(): value.decode() for name, value in message["headers"]}
+
+    async def event(self) -> tuple[str, Any] | None:
+        """The next event's name and data; a comment's name is empty. None at the end."""
+        body = ""
+        while not body:
+            if self._ended:
+                return None
+            message = await self.message()
+            body, self._ended = message["body"].decode(), not message.get("more_body", False)
+        if body.startswith(":"):
+            return "", body
+        name, data, *rest = body.split("\n")
+        assert rest == ["", ""]
+        return name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+    async def events(self) -> dict[str, Any]:
+        """All events that are left; of two with one name the later."""
+        found = {}
+        while (event := await self.event()) is not None:
+            found[event[0]] = event[1]
+        return found
 
 
 class Scripts:
@@ -61,6 +119,8 @@ class Scripts:
                 raise self.error
             if source_id:
                 yield MaskFound(np.eye(8, dtype=bool), 0.125)
+            if job.preview_every:
+                yield Preview(1, Image.new("RGB", (24, 16), "grey"), (8, 16, 32, 32))
             yield ImageReady("id", Image.new("RGB", (64, 64), "grey"))
             yield Receipt("id", source_id, edited_ratio=0.125, seconds={"total": 1.0}, unknown_words=("zebra",))
         except GeneratorExit:
@@ -88,6 +148,20 @@ class Scripts:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def call(client):
+    """Makes a `Call`; what still runs is gone at the end."""
+    made = []
+
+    def begin(path: str, body: Any, **headers: str) -> Call:
+        made.append(Call(client.app, path, body, **headers))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.gone.set()
 
 
 @pytest.fixture
