@@ -31,6 +31,10 @@ from cache_store.tiers.stored import Blob
 __all__ = ["Blob", "Draft", "Recording", "Store"]
 
 
+def ignore(recording_id: str) -> None:
+    """Nobody has to know that it is lost."""
+
+
 class Store:
     """All recordings of this process, in tiers with a budget of bytes each. Thread-safe.
 
@@ -52,7 +56,7 @@ class Store:
         device: Arena | None = None,
         disk: Disk | None = None,
         clock: Callable[[], float] = time.monotonic,
-        on_lost: Callable[[str], None] = lambda _: None,
+        on_lost: Callable[[str], None] = ignore,
     ) -> None:
         """`budget_bytes` of the host's memory are for rows. `pinned`: page-locked, so that a GPU reads it directly.
 

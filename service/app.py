@@ -51,19 +51,22 @@ def create_app(settings: Settings | None = None, open_worker: Callable[[Settings
 def open_local_worker(settings: Settings) -> Worker:
     """The worker of one process on one device."""
     name = settings.worker or f"{socket.gethostname()}:{settings.port}"
-    store = open_store(settings.device, settings.cache_bytes, settings.disk_path, settings.disk_bytes)
+    catalog = open_catalog(
+        name,
+        Nearness(settings.min_similarity, settings.max_changed_words),
+        settings.redis_url,
+        settings.embedding_model,
+    )
+    on_disk = settings.disk_path, settings.disk_bytes
+    store = open_store(settings.device, settings.cache_bytes, *on_disk, on_lost=catalog.withdraw)
     return open_local(
         partial(open_model, settings.model, max_pixels=settings.max_pixels, **settings.model_options),
         store,
         queue_jobs=settings.queue_jobs,
         limits=Limits(running_jobs=settings.running_jobs, step_images=settings.step_images),
-        catalog=open_catalog(
-            name,
-            Nearness(settings.min_similarity, settings.max_changed_words),
-            settings.redis_url,
-            settings.embedding_model,
-        ),
+        catalog=catalog,
         graph_bytes=settings.graph_bytes,
+        device_cache_bytes=settings.device_cache_bytes,
     )
 
 

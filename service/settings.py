@@ -10,12 +10,14 @@ import difflib
 import os
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import InputError
 
 PREFIX = "RETOUCH_"
+
+Budget = NonNegativeInt | Literal["auto"]  # bytes
 
 
 class Settings(BaseSettings):
@@ -35,12 +37,17 @@ class Settings(BaseSettings):
         "auto", description="the model computes in it; auto = float16 on CUDA, float32 on the CPU"
     )
     threads: PositiveInt | Literal["auto"] = Field("auto", description="of torch; auto = physical cores, at most 8")
-    cache_bytes: int = Field(2 * 2**30, ge=0, description="memory for recorded activations")
+    cache_bytes: Budget = Field(
+        "auto", description="memory for recorded activations; auto = half of what is free, on CUDA at most 8 GiB"
+    )
+    device_cache_bytes: Budget = Field(
+        "auto", description="memory of a GPU for those that are read often; auto = a quarter of what is free"
+    )
     graph_bytes: int = Field(
         4 * 2**30, ge=0, description="memory of a GPU for captured passes (CUDA graphs); 0 = launch by launch"
     )
     disk_path: str = Field("", description="directory for recordings, of this service alone; empty = none are kept")
-    disk_bytes: int = Field(16 * 2**30, ge=0, description="disk space for recordings")
+    disk_bytes: Budget = Field("auto", description="disk space for recordings; auto = half of what is free")
     redis_url: str = Field("", description="redis://HOST:6379 of a Redis 8 that workers share; empty = it is alone")
     worker: str = Field("", pattern="^[^/]*$", description="its name among those; empty = host and port")
     embedding_model: str = Field(

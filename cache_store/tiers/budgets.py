@@ -11,14 +11,16 @@ import torch
 HOST_RATIO = 0.5  # of free memory: the model, its passes and others want the rest
 DEVICE_RATIO = 0.25  # of what is free when the model is loaded: activations of a batch take most
 DISK_RATIO = 0.5
+LOCKED_BYTES = 8 << 30  # at most: locked pages are all taken at the start, some GB a second, and are lost to all others
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
 
-def host_budget(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:
-    """Of free memory, which for a container is what it may still take."""
-    return int(HOST_RATIO * min(_available(meminfo), _allowed(cgroup)))
+def host_budget(meminfo: Path = MEMINFO, cgroup: Path = CGROUP, *, pinned: bool = False) -> int:
+    """Of free memory, which for a container is what it may still take; `pinned`: for pages that are locked."""
+    num_bytes = int(HOST_RATIO * min(_available(meminfo), _allowed(cgroup)))
+    return min(num_bytes, LOCKED_BYTES) if pinned else num_bytes
 
 
 def device_budget(device: torch.device) -> int:

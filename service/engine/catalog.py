@@ -2,7 +2,7 @@
 
     announce     a picture is recorded: its prompt's embedding, and who has it
     nearest      an edit names no source: recordings of its own tenant, model, size and settings, the nearest first
-    withdraw     its activations are gone
+    withdraw     its activations are about to go: what a store's `on_lost` is
 
 Near is decided twice. The index compares embeddings, which is quick and knows paraphrases; then words are counted, for
 an edit changes a few. What the index points to is opened before it is used: who is wrong is the index.
@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 from cache_store.index import Entry, Hit, Index, Space
-from cache_store.store import Recording, Store
+from cache_store.store import Store
 from service.engine.core import Core
 from service.engine.embedder import Embedder, Pooled
 from service.engine.prompts import changed_words
@@ -63,23 +65,23 @@ class Catalog:
         space = space_of(model, self.embedder, core.tenant, core.sampling)
         self.index.admit(space, self.embedder.embed(model, core.prompt), entry)
 
-    def announce_all(self, model: Model, store: Store) -> None:
-        """All that can be read here: after a start, what is on the disk."""
-        for recording_id in store.ids():
-            recording = store.open(recording_id)
-            if recording is not None:
-                with recording:
-                    self._announce(model, recording)
+    def announcements(self, model: Model, store: Store) -> Iterator[Callable[[], None]]:
+        """Each announces a recording that can be read here, the last used first: after a start, what is on the disk."""
+        return (partial(self._announce, model, store, recording_id) for recording_id in reversed(store.ids()))
 
-    def _announce(self, model: Model, recording: Recording) -> None:
-        """One that this model drew, and of which more than the core is here."""
-        try:
-            core = Core.load(recording)
-        except ValueError as error:  # an earlier version's: it is no source, and does no harm
-            log.warning("a recording is not announced: %s", str(error))
+    def _announce(self, model: Model, store: Store, recording_id: str) -> None:
+        """One that this model drew, and of which more than the core is here: its rows are checked for that."""
+        recording = store.open(recording_id, uses=False)
+        if recording is None:  # it has been deleted since
             return
-        if core.model == model.fingerprint and recording.activations is not None:
-            self.announce(model, core, recording.id, recording.activations.own.lie.num_bytes)
+        with recording:
+            try:
+                core = Core.load(recording)
+            except ValueError as error:  # an earlier version's: it is no source, and does no harm
+                log.warning("a recording is not announced: %s", str(error))
+                return
+            if core.model == model.fingerprint and recording.activations is not None:
+                self.announce(model, core, recording_id, recording.activations.own.lie.num_bytes)
 
     def withdraw(self, recording_id: str) -> None:
         """It is about to leave."""
@@ -97,16 +99,15 @@ class Catalog:
         """The recording here that the prompt is the least edit of; None where none is near enough."""
         least = self.nearness.min_similarity if min_similarity is None else min_similarity
         space = space_of(model, self.embedder, tenant, resolve(model, request))
-        for hit in self.index.nearest(space, self.embedder.embed(model, prompt), NUM_HITS, least):
-            if hit.entry.worker == self.worker:
-                found = self._checked(store, hit, prompt, request)
-                if found is not None:
-                    return found
+        for hit in self.index.nearest(space, self.embedder.embed(model, prompt), NUM_HITS, least, self.worker):
+            found = self._checked(store, hit, prompt, request)
+            if found is not None:
+                return found
         return None
 
     def _checked(self, store: Store, hit: Hit, prompt: str, request: SamplingRequest) -> Nearest | None:
         """The hit, if it is there, readable, drawn with what was asked for, and a few words away."""
-        recording = store.open(hit.entry.recording_id)
+        recording = store.open(hit.entry.recording_id, uses=False)  # who edits it uses it
         if recording is None:
             self.index.reject(hit)
             return None

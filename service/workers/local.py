@@ -18,7 +18,9 @@ from cache_store.index import Index
 from cache_store.index.memory import MemoryIndex
 from cache_store.index.redis import RedisIndex
 from cache_store.inspection import Description
-from cache_store.store import Store
+from cache_store.store import Store, ignore
+from cache_store.tiers.arena import Arena
+from cache_store.tiers.budgets import device_budget, disk_budget, host_budget
 from cache_store.tiers.disk import Disk
 from service.batching.batcher import Batcher, State
 from service.batching.policy import Limits
@@ -38,6 +40,8 @@ from service.workers.numbers import WorkerNumbers
 from service.workers.pictures import Pictures
 
 log = logging.getLogger(__name__)
+
+Budget = int | Literal["auto"]  # bytes
 
 MAX_DEFAULT_THREADS = 8  # more do not pay for small networks, and disturb the neighbours
 
@@ -113,37 +117,73 @@ def open_local(
     limits: Limits,
     catalog: Catalog | None = None,
     graph_bytes: int = 0,
+    device_cache_bytes: Budget = 0,
 ) -> LocalWorker:
     """A worker at once; the model is opened in the device thread, and `state` says when it is there.
 
-    `catalog` finds sources for edits that name none. `graph_bytes` of a GPU's memory are for captured passes.
+    `catalog` finds sources for edits that name none. `graph_bytes` of a GPU's memory are for captured passes,
+    `device_cache_bytes` for recordings that are read often.
     """
     batcher = Batcher(
-        lambda: open_runner(open_model(), store, limits, catalog, graph_bytes),
+        lambda: open_runner(open_model(), store, limits, catalog, graph_bytes, device_cache_bytes),
         max_jobs=limits.running_jobs + queue_jobs,
         running_jobs=limits.running_jobs,
     )
     return LocalWorker(batcher, store, catalog)
 
 
-def open_runner(model: Model, store: Store, limits: Limits, catalog: Catalog | None, graph_bytes: int) -> Runner:
-    """Jobs on the model's device; on a GPU by captured passes, and warm. What is on the disk is announced."""
+def open_runner(
+    model: Model,
+    store: Store,
+    limits: Limits,
+    catalog: Catalog | None,
+    graph_bytes: int,
+    device_cache_bytes: Budget,
+) -> Runner:
+    """Jobs on the model's device; on a GPU by captured passes, and warm.
+
+    What is on the disk is announced when there is nothing else to do.
+    """
     begin = partial(editor.start, catalog=catalog)
-    if catalog is not None:
-        catalog.announce_all(model, store)
+    chores = catalog.announcements(model, store) if catalog else ()
     if model.device.type != "cuda" or model.without_kernels is not None:
-        return Runner(model, store, limits, start=begin)
+        return Runner(model, store, limits, start=begin, chores=chores)
     torch.backends.cudnn.benchmark = True  # dense passes have few shapes
     graphs = Graphs(CudaRecorder(model.device), graph_bytes) if graph_bytes else None
     by_graphs = partial(predict, graphs=graphs)
     warm_up(model, by_graphs)
-    return Runner(model, store, limits, start=begin, predict=by_graphs)
+    add_device(store, model.device, device_cache_bytes)
+    return Runner(model, store, limits, start=begin, predict=by_graphs, chores=chores)
 
 
-def open_store(device: str, cache_bytes: int, disk_path: str = "", disk_bytes: int = 0) -> Store:
-    """Recordings in memory that the device reads directly, and on the disk where there is a path."""
+def open_store(
+    device: str,
+    cache_bytes: Budget,
+    disk_path: str = "",
+    disk_bytes: Budget = 0,
+    on_lost: Callable[[str], None] = ignore,
+) -> Store:
+    """Recordings in memory that the device reads directly, and on the disk where there is a path.
+
+    `auto` is a part of what is free now; `on_lost` as in `Store`.
+    """
+    pinned = find_device(device).type == "cuda"
+    if cache_bytes == "auto":
+        cache_bytes = host_budget(pinned=pinned)
+    if disk_bytes == "auto":
+        disk_bytes = disk_budget(Path(disk_path)) if disk_path else 0
+    log.info("recordings may take %.1f GiB of memory and %.1f of the disk", cache_bytes / 2**30, disk_bytes / 2**30)
     disk = Disk(Path(disk_path), disk_bytes) if disk_path else None
-    return Store(cache_bytes, pinned=find_device(device).type == "cuda", disk=disk)
+    return Store(cache_bytes, pinned=pinned, disk=disk, on_lost=on_lost)
+
+
+def add_device(store: Store, device: torch.device, num_bytes: Budget) -> None:
+    """Recordings that are read often are in a GPU's memory, too; `auto` is a part of what all else has left free."""
+    if num_bytes == "auto":
+        num_bytes = device_budget(device)
+    if num_bytes:
+        store.add_device(Arena(num_bytes, device))
+        log.info("recordings may take %.1f GiB of %s", num_bytes / 2**30, device)
 
 
 def look_into(directory: Path) -> list[Description]:

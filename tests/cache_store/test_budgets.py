@@ -24,6 +24,13 @@ def test_a_container_has_what_it_may_still_take(meminfo, tmp_path, limit, budget
     assert host_budget(meminfo, tmp_path) == budget
 
 
+@pytest.mark.parametrize(("available_kb", "budget"), [(8192, 4096 << 10), (64 << 20, 8 << 30)])
+def test_of_large_memory_only_a_part_is_locked(meminfo, tmp_path, available_kb, budget):
+    meminfo.write_text(f"MemAvailable: {available_kb} kB\n")
+    assert host_budget(meminfo, tmp_path, pinned=True) == budget
+    assert host_budget(meminfo, tmp_path) == available_kb << 9
+
+
 def test_without_a_word_free_pages_count(tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 1 kB\n")
     assert host_budget(tmp_path / "meminfo", tmp_path) > 0

@@ -182,6 +182,18 @@ def test_what_is_read_often_is_copied_to_the_device(archive_of, disk_of, num_byt
     assert archive.settle().num_bytes == device.used_bytes == 0
 
 
+def test_a_device_that_comes_later_gets_what_is_read_then(archive, num_bytes):
+    archive.record("a")
+    for _ in range(2):
+        archive.check("a")
+    assert archive.tiers() == {"a": {"host"}}
+    archive.store.add_device(Arena(num_bytes))
+    archive.check("a")
+    assert archive.tiers() == {"a": {"device", "host"}}
+    archive.check("a")
+    assert archive.store.counts()["budget_bytes"]["device",] == num_bytes
+
+
 def test_a_full_device_takes_others_or_nothing(archive_of, num_bytes):
     device = Arena(num_bytes)
     archive = archive_of(device=device)

@@ -35,6 +35,18 @@ def test_the_environment_is_read_and_flags_win_over_it(monkeypatch):
     assert read_settings().port == 1
 
 
+@pytest.mark.parametrize("name", ["cache_bytes", "device_cache_bytes", "disk_bytes"])
+def test_bytes_of_a_tier_are_a_number_or_what_is_free(monkeypatch, name):
+    assert getattr(read_settings(), name) == "auto"
+    for text, value in (("0", 0), ("1024", 1024), ("auto", "auto")):
+        monkeypatch.setenv(PREFIX + name.upper(), text)
+        assert getattr(read_settings(), name) == value
+    for text in ("-1", "much"):
+        monkeypatch.setenv(PREFIX + name.upper(), text)
+        with pytest.raises(InputError, match=f"{PREFIX}{name.upper()}: .*{text}"):
+            read_settings()
+
+
 def test_an_empty_value_is_the_default(monkeypatch):
     monkeypatch.setenv("RETOUCH_THREADS", "")
     assert read_settings().num_threads is None

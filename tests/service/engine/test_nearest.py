@@ -14,6 +14,7 @@ from cache_store.index.memory import MemoryIndex
 from cache_store.store import Store
 from cache_store.tiers.disk import Disk
 from service.engine.catalog import Catalog, Nearness
+from service.engine.core import Core
 from service.engine.editor import start
 from service.engine.predict import predict
 from service.engine.revision import MOST_DEPTH
@@ -108,6 +109,39 @@ def test_a_recording_that_is_gone_is_not_pointed_to_again(model, store, catalog)
     assert catalog.index.counts().num_stale_hits == 1
 
 
+@pytest.mark.parametrize("lose", ["evict", "delete"])
+def test_what_the_store_loses_is_no_longer_pointed_to(model, catalog, lose):
+    store = Store(1 << 28, on_lost=catalog.withdraw)
+    source = one(drive(model, store, GenerateJob(HILL, STEPS), catalog), Receipt)
+    assert catalog.index.holders("", source.image_id)
+    assert getattr(store, lose)(source.image_id)
+    assert catalog.index.holders("", source.image_id) == []
+    assert one(drive(model, store, EditJob(TREE, sampling=STEPS), catalog), Receipt).source_id is None
+    assert catalog.index.counts().num_stale_hits == 0
+
+
+def test_who_leaves_for_others_is_no_longer_pointed_to(model, catalog):
+    store = Store(1 << 25, on_lost=catalog.withdraw)  # room for two
+    drawn = [
+        one(drive(model, store, GenerateJob(HILL, replace(STEPS, seed=seed)), catalog), Receipt).image_id
+        for seed in range(4)
+    ]
+    there = [bool(each.bytes_by_tier) for each in store.describe()]
+    assert store.ids() == drawn
+    assert there == [bool(catalog.index.holders("", image_id)) for image_id in drawn]
+    assert 0 < sum(there) < 4
+
+
+def test_others_recordings_hide_none_of_ones_own(model, store, catalog):
+    source = one(drive(model, store, GenerateJob(HILL, STEPS), catalog), Receipt)
+    elsewhere = replace(catalog, worker="there")
+    with store.open(source.image_id) as recording:
+        core = Core.load(recording)
+    for number in range(20):
+        elsewhere.announce(model, replace(core, prompt=TREE), f"{number}", 1000)  # all nearer
+    assert one(drive(model, store, EditJob(TREE, sampling=STEPS), catalog), Receipt).source_id == source.image_id
+
+
 def test_an_edit_is_a_source_too(model, store, catalog):
     drive(model, store, GenerateJob(HILL, STEPS), catalog)
     edit = one(drive(model, store, EditJob(TREE, sampling=STEPS), catalog), Receipt)
@@ -166,7 +200,9 @@ def test_what_is_on_the_disk_is_announced_but_for_another_versions(model, tmp_pa
     first.close()
     with closing(Store(1 << 28, disk=Disk(tmp_path, 1 << 28))) as again:
         known = Catalog(MemoryIndex(), "here", 2, Nearness(min_similarity=0.5))
-        known.announce_all(model, again)
+        for announce in known.announcements(model, again):
+            announce()
+        assert again.counts().get("reads", {}) == {}  # looking is no use
         assert "'of before' is another version's" in caplog.text
         edited = one(drive(model, again, EditJob(TREE, sampling=STEPS), known), Receipt)
     assert edited.source_id == source.image_id

@@ -3,23 +3,27 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from contextlib import aclosing
+from contextlib import aclosing, closing
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from cache_store.index.memory import MemoryIndex
 from cache_store.store import Store
+from service.app import open_local_worker
 from service.batching.batcher import Batcher
 from service.batching.policy import Limits
 from service.batching.runner import Runner
+from service.engine.catalog import Catalog
 from service.engine.recording import Format
 from service.engine.weights import EMBEDDED
 from service.errors import InputError, NotReadyError
-from service.jobs import Accepted, GenerateJob, Receipt
+from service.jobs import Accepted, GenerateJob, Receipt, SamplingRequest
 from service.settings import Settings
 from service.workers import local
-from service.workers.local import LocalWorker, check_model, find_device, open_local, open_model
+from service.workers.local import LocalWorker, add_device, check_model, find_device, open_local, open_model, open_store
 
 GUARD_SECONDS = 30  # a test that hangs fails
 
@@ -120,6 +124,82 @@ def test_a_worker_is_there_before_its_model():
     may_load.set()
     assert worker._batcher.wait_opened() == "ready"
     asyncio.run(worker.close())
+
+
+class Told(MemoryIndex):
+    """An index that admits when a test says so, and says when it has."""
+
+    def __init__(self):
+        super().__init__()
+        self.may_admit, self.admitted = threading.Event(), threading.Event()
+
+    def admit(self, space, embedding, entry):
+        assert self.may_admit.wait(GUARD_SECONDS)
+        super().admit(space, embedding, entry)
+        self.admitted.set()
+
+
+async def draw(worker, seed=0):
+    job = GenerateJob("a green hill under a clear sky", SamplingRequest(seed=seed, num_inference_steps=2))
+    async with aclosing(worker.submit(job)) as stream:
+        return [event async for event in stream][-1].image_id
+
+
+def test_what_is_on_the_disk_is_announced_when_the_worker_is_ready(tmp_path):
+    first = open_local_worker(Settings(device="cpu", threads=1, disk_path=str(tmp_path)))
+    assert first._batcher.wait_opened() == "ready"
+    image_id = asyncio.run(draw(first))
+    asyncio.run(first.close())
+    index = Told()
+    again = open_local(
+        partial(open_model, "postcard", device="cpu", num_threads=1),
+        open_store("cpu", "auto", str(tmp_path), "auto"),
+        queue_jobs=1,
+        limits=Limits(),
+        catalog=Catalog(index, "here", 1),
+    )
+    assert again._batcher.wait_opened() == "ready"
+    assert index.holders("", image_id) == []
+    index.may_admit.set()
+    assert index.admitted.wait(GUARD_SECONDS)
+    assert [entry.worker for entry in index.holders("", image_id)] == ["here"]
+    asyncio.run(again.close())
+
+
+def test_what_a_worker_loses_its_index_does_not_have():
+    worker = open_local_worker(Settings(device="cpu", threads=1, cache_bytes=1 << 28))
+    assert worker._batcher.wait_opened() == "ready"
+    index = worker._catalog.index
+    for seed, lose in enumerate((worker._store.evict, lambda image_id: asyncio.run(worker.delete(image_id, "")))):
+        image_id = asyncio.run(draw(worker, seed))
+        assert index.holders("", image_id)
+        lose(image_id)
+        assert index.holders("", image_id) == []
+    asyncio.run(worker.close())
+
+
+@pytest.mark.parametrize(("device", "num_bytes"), [("cpu", 4000), ("cuda", 3000)])
+def test_by_default_recordings_take_a_part_of_what_is_free(monkeypatch, tmp_path, device, num_bytes):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(local, "host_budget", lambda *, pinned: 3000 if pinned else 4000)
+    monkeypatch.setattr(local, "disk_budget", {tmp_path / "cache": 5000}.get)
+    with closing(open_store(device, "auto", str(tmp_path / "cache"), "auto")) as store:
+        assert store.counts()["budget_bytes"] == {("host",): num_bytes, ("disk",): 5000}
+    with closing(open_store(device, "auto", "", "auto")) as store:
+        assert store.counts()["budget_bytes"] == {("host",): num_bytes}
+    with closing(open_store(device, 100, str(tmp_path / "other"), 200)) as store:
+        assert store.counts()["budget_bytes"] == {("host",): 100, ("disk",): 200}
+
+
+def test_a_gpu_has_a_tier_of_its_own_where_it_has_room(monkeypatch):
+    cpu = torch.device("cpu")
+    for asked, num_bytes in (("auto", 0), (0, 0), (2048, 2048)):
+        store = Store(0)
+        add_device(store, cpu, asked)
+        assert store.counts()["budget_bytes"].get(("device",), 0) == num_bytes
+    monkeypatch.setattr(local, "device_budget", {cpu: 1024}.get)
+    add_device(store, cpu, "auto")
+    assert store.counts()["budget_bytes"]["device",] == 1024
 
 
 @pytest.mark.parametrize(("source", "path"), [("postcard", EMBEDDED), ("some/model", "some/model")])
