@@ -14,6 +14,7 @@ from service.engine.call import Active, everything
 from service.engine.macs import MacModel
 from service.engine.maps import KeepMaps, Moved, Words
 from service.engine.masks import num_detection_steps
+from service.engine.rates import RATES
 from service.engine.recording import Column, columns_of, kept_positions, layout_of, words_level
 from service.engine.sampling import num_branches
 from service.engine.unet import UNetConfig
@@ -60,6 +61,12 @@ class Canvas:
         """All positions of all resolutions: dense."""
         return everything(self.sizes, num_branches(self.sampling))
 
+    @property
+    def dense_seconds(self) -> float:
+        """What drawing it takes, roughly: what a recording is worth, among those of all sizes and numbers of steps."""
+        num_macs = self.sampling.num_inference_steps * self.macs.dense(num_branches(self.sampling))
+        return num_macs / RATES[self.model.device.type][0]
+
     def draft(
         self,
         store: Store,
@@ -73,7 +80,8 @@ class Canvas:
         num_map_steps = self.num_map_steps if with_maps else 0
         num_steps, branches = self.sampling.num_inference_steps, num_branches(self.sampling)
         layout = layout_of(self.columns, self.model.format, num_steps, num_map_steps, branches)
-        return store.create(recording_id, layout, parent, kept_positions(layout, active) if parent else None)
+        kept = kept_positions(layout, active) if parent else None
+        return store.create(recording_id, layout, parent, kept, seconds_saved=self.dense_seconds)
 
     def words(self, base: Tensor | None = None) -> Words:
         """Where tokens look, to be filled while it is drawn; `base` [T, h, w] where nothing is computed."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from service.engine import masks
 from service.engine.masks import Mask, MaskRule
 from service.engine.prompts import Alignment
+from service.engine.rates import RATES
 from service.engine.receipts import Tally
 from service.engine.weights import Model
 from service.jobs import EditRules
@@ -25,7 +26,6 @@ LEAST_DIFFERENCE = {  # of latents (of deviation 1): below it two drawings are o
     torch.bfloat16: 0.15,
 }
 BREAK_EVEN_RATIO = {"cpu": 0.85, "cuda": 0.45}  # of computed positions, above which dense steps are as quick
-RATES = {"cpu": (7e10, 1e10), "cuda": (4e14, 4e12)}  # multiplications and bytes a second, for APSC's choice
 
 
 def detected_mask(
