@@ -12,39 +12,46 @@ from fastapi import FastAPI, HTTPException
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import logs
 from service.api import problems
 from service.api.routes import router
 from service.batching.policy import Limits
 from service.engine.catalog import Nearness
+from service.observation import Observation
 from service.settings import Settings, read_settings
+from service.traces import Traces
 from service.workers import Worker
 from service.workers.local import open_catalog, open_local, open_model, open_store
 
 DESCRIPTION = "Edit a generated image by editing its prompt; only what the new words change is computed again."
 
 
-def create_app(settings: Settings | None = None, open_worker: Callable[[Settings], Worker] | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    open_worker: Callable[[Settings], Worker] | None = None,
+    traces: Traces | None = None,
+) -> FastAPI:
     """The ASGI application. Its worker is opened when the server starts, and closed when it has stopped.
 
     Draining is the server's: it waits for the requests that run, and with them for their jobs.
     """
     settings = settings or read_settings()
     open_worker = open_worker or open_local_worker
+    observation = Observation(settings, traces)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.worker = worker = open_worker(settings)
         try:
-            yield
+            async with observation.of(worker):
+                yield
         finally:
             await worker.close()
 
     app = FastAPI(title="Retouch", version=version("retouch"), description=DESCRIPTION, lifespan=lifespan)
     app.add_middleware(BodyLimit, max_bytes=settings.body_bytes)
-    app.add_middleware(logs.RequestLog)  # the outer one: it also sees what the limit refuses
     app.include_router(router)
     problems.install(app)
+    observation.install(app)
     return app
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from typing import Any, Literal
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +18,7 @@ from service.errors import InputError
 
 PREFIX = "RETOUCH_"
 
+Port = Annotated[int, Field(ge=1, le=65535)]
 Budget = NonNegativeInt | Literal["auto"]  # bytes
 
 
@@ -28,6 +30,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; there are no keys yet: keep it on loopback")
     port: int = Field(8000, ge=0, le=65535, description="0 = any free port")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_prompts: bool = Field(default=False, description="whether the line of a request has its prompts")
+    metrics: Port | Literal["auto", "open", "off"] = Field(
+        "auto",
+        description="port of its own for /metrics; open = on the main one, for whoever reaches it; off; auto = open on"
+        " loopback, else off",
+    )
 
     model: str = Field(
         "postcard", min_length=1, description="diffusers directory or hub id; postcard is the embedded model"
@@ -83,9 +91,22 @@ class Settings(BaseSettings):
         return {**own, "num_threads": self.num_threads}
 
     @property
+    def has_open_metrics(self) -> bool:
+        """Whether the main port answers /metrics, to whoever asks."""
+        return self.metrics == "open" or (self.metrics == "auto" and is_loopback(self.host))
+
+    @property
     def num_threads(self) -> int | None:
         """Of torch; None is its own number."""
         return None if self.threads == "auto" else self.threads
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it; of a name other than localhost that is not known."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def read_settings(**flags: Any) -> Settings:

@@ -11,7 +11,7 @@ from fastapi import Request
 from starlette.types import Receive
 
 from service.errors import JobFailedError, NotReadyError
-from service.jobs import Cancelled, Event, Failed, Job, Receipt
+from service.jobs import Cancelled, Event, Failed, Job
 from service.workers import Worker
 
 CLIENT_GONE = 499  # nginx's number, for the log; nobody reads the answer
@@ -26,15 +26,13 @@ async def events_of(request: Request, job: Job) -> AsyncGenerator[Event, None]:
         RetouchError: the job was not taken, or it failed.
     """
     worker: Worker = request.app.state.worker
-    async with aclosing(worker.submit(job)) as events:
+    async with aclosing(request.state.exchange.follow(job, worker.submit(job))) as events:
         async for event in events:
             match event:
                 case Failed():
                     raise event.error
                 case Cancelled():
                     raise JobFailedError("the job was stopped before its end")
-                case Receipt():
-                    request.state.log.update(_in_short(event))
             yield event
 
 
@@ -63,12 +61,3 @@ async def _gone(receive: Receive) -> None:
     """Returns when the client has closed its connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _in_short(receipt: Receipt) -> dict[str, Any]:
-    """A receipt as the log has it."""
-    return {
-        "image_id": receipt.image_id,
-        "edited_ratio": receipt.edited_ratio,
-        "stage_seconds": {stage: round(seconds, 3) for stage, seconds in receipt.seconds.items()},
-    }

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from service.batching.batcher import State
 from service.jobs import Event, Job
+from service.workers.numbers import WorkerNumbers
 
 Blob = Literal["image", "edit_mask"]
 
@@ -36,6 +37,9 @@ class Worker(Protocol):
     @property
     def state(self) -> State:
         """loading, ready, draining (no new jobs), dead (for good)."""
+
+    def numbers(self) -> WorkerNumbers:
+        """What was done so far, and how things are; waits for nothing."""
 
     def submit(self, job: Job) -> AsyncGenerator[Event, None]:
         """The job's events, as they come; leaving the iterator early cancels the job at its next step.

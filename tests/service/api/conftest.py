@@ -100,6 +100,7 @@ class Scripts:
     def __init__(self) -> None:
         self.jobs: list[Any] = []
         self.error: Exception | None = None
+        self.receipt: Receipt | None = None  # instead of the usual one
         self.may_load = threading.Event()
         self.may_load.set()
         self.begun = threading.Event()
@@ -122,7 +123,8 @@ class Scripts:
             if job.preview_every:
                 yield Preview(1, Image.new("RGB", (24, 16), "grey"), (8, 16, 32, 32))
             yield ImageReady("id", Image.new("RGB", (64, 64), "grey"))
-            yield Receipt("id", source_id, edited_ratio=0.125, seconds={"total": 1.0}, unknown_words=("zebra",))
+            usual = Receipt("id", source_id, edited_ratio=0.125, seconds={"total": 1.0}, unknown_words=("zebra",))
+            yield self.receipt or usual
         except GeneratorExit:
             self.closed.set()
             raise
@@ -182,10 +184,23 @@ async def loading(scripts):
 
 
 @pytest.fixture
-async def client(scripts):
-    """The application over `scripts`; one job at a time, none may wait."""
-    async with serving(Settings(running_jobs=1, queue_jobs=0), open_worker=scripts.open_worker) as opened:
-        opened.app.state.worker._batcher.wait_opened()
+def open_client(scripts):
+    """Opens the application over `scripts`, with settings as named; one job at a time, none may wait."""
+
+    @asynccontextmanager
+    async def opening(traces: Any = None, **named: Any) -> AsyncIterator[httpx.AsyncClient]:
+        settings = Settings(**{"running_jobs": 1, "queue_jobs": 0, **named})
+        async with serving(settings, open_worker=scripts.open_worker, traces=traces) as opened:
+            opened.app.state.worker._batcher.wait_opened()
+            yield opened
+
+    return opening
+
+
+@pytest.fixture
+async def client(open_client):
+    """The same with the usual settings."""
+    async with open_client() as opened:
         yield opened
 
 

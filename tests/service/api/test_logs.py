@@ -7,16 +7,25 @@ import sys
 
 import pytest
 import structlog
+import uvicorn
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 
 from service import logs
+from service.errors import BusyError, JobFailedError
+from service.jobs import Fallback, Receipt
 
 pytestmark = pytest.mark.anyio
+
+WORDS = "a zebra that nobody may read of"
+EDIT = {"prompt": WORDS, "source_prompt": f"{WORDS}, as it was"}
 
 
 @pytest.fixture
 def written(monkeypatch):
     """What `configure` makes of both kinds of log; put back as it was."""
     root = logging.getLogger()
+    monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)  # the client's
     before, level = list(root.handlers), root.level
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     logs.configure("info")
@@ -29,6 +38,20 @@ def lines(written):
     return [json.loads(line) for line in written.getvalue().splitlines()]
 
 
+def requests(written):
+    return [line for line in lines(written) if line["event"] == "request"]
+
+
+def refused_by_pydantic():
+    class Body(BaseModel):
+        number: int
+
+    try:
+        Body(number=WORDS)
+    except ValidationError as error:
+        return error
+
+
 def test_the_standard_librarys_logs_are_lines_of_json_with_their_traceback(written):
     try:
         divmod(1, 0)
@@ -39,26 +62,124 @@ def test_the_standard_librarys_logs_are_lines_of_json_with_their_traceback(writt
     assert "ZeroDivisionError" in line["exception"]
 
 
+def test_a_servers_own_logs_are_lines_like_all_others(written):
+    uvicorn.Config(app=None, log_config=None)
+    logging.getLogger("uvicorn.error").info("Application startup complete.")
+    (line,) = lines(written)
+    assert (line["event"], line["logger"]) == ("Application startup complete.", "uvicorn.error")
+
+
 def test_lines_below_the_level_are_left_out(written):
     structlog.stdlib.get_logger("service").debug("a step")
     logging.getLogger("service").debug("a step")
     assert lines(written) == []
 
 
-async def test_a_request_that_raises_has_its_line(written):
-    async def app(*_):
-        raise ZeroDivisionError
+def test_a_traceback_is_pythons_own(written):
+    def fail():
+        try:
+            divmod(1, 0)
+        except ZeroDivisionError as error:
+            raise KeyError("name") from error
 
-    ticks = iter([10.0, 12.5])
-    with pytest.raises(ZeroDivisionError):
-        await logs.RequestLog(app, clock=lambda: next(ticks))({"type": "http", "method": "GET"}, None, None)
+    try:
+        fail()
+    except KeyError as error:
+        error.__cause__.__cause__ = error  # causes that go round end
+        logging.getLogger("service").exception("failed")
     (line,) = lines(written)
-    assert (line["event"], line["status"], line["seconds"], line["route"]) == ("request", 500, 2.5, None)
+    assert line["exception"].count("Traceback (most recent call last):") == 2
+    assert line["exception"].index("ZeroDivisionError") < line["exception"].index(logs.CAUSE.strip())
+    assert line["exception"].endswith("KeyError: 'name'")
 
 
-async def test_what_is_no_request_has_none(written):
-    async def app(*_):
-        pass
+@pytest.mark.parametrize(
+    "error",
+    [refused_by_pydantic(), RequestValidationError(refused_by_pydantic().errors())],
+    ids=["ours", "the framework's"],
+)
+def test_errors_that_repeat_what_was_given_are_told_without_it(written, error):
+    assert WORDS in str(error)
 
-    await logs.RequestLog(app)({"type": "lifespan"}, None, None)
-    assert lines(written) == []
+    both = ExceptionGroup("both", [error, KeyError("other")])
+    both.__cause__ = error
+    logging.getLogger("service").error("failed", exc_info=both)
+    (line,) = lines(written)
+    assert WORDS not in line["exception"]
+    assert line["exception"].count(f"{type(error).__name__}: 1 errors in what was given") == 2
+    assert "KeyError: 'other'" in line["exception"]
+
+
+async def test_a_request_is_one_line_with_all_that_is_known_of_it(client, scripts, written):
+    seconds, fallbacks = {"detect": 0.25, "total": 1.0}, (Fallback("denoise", "why"),)
+    scripts.receipt = Receipt("id", "source", edited_ratio=0.125, seconds=seconds, fallbacks=fallbacks)
+    await client.post("/edit", json=EDIT)
+    (line,) = requests(written)
+    assert (line["method"], line["route"], line["status"], line["level"]) == ("POST", "/edit", 200, "info")
+    assert (line["image_id"], line["edited_ratio"], line["fallbacks"]) == ("id", 0.125, ["denoise: why"])
+    assert set(line["stage_seconds"]) == {"queue", "detect", "total"}
+    assert line["seconds"] >= 0
+    assert "cancelled" not in line
+
+
+async def test_a_refused_request_says_by_which_problem(client, written):
+    await client.post("/edit", json={"prompt": ["x"]})
+    await client.get("/images/some-id")
+    await client.get("/some-path")
+    invalid, missing, nowhere = requests(written)
+    assert (invalid["route"], invalid["status"], invalid["problem"]) == ("/edit", 422, "input")
+    assert (missing["route"], missing["status"], missing["problem"]) == ("/images/{image_id}", 404, "unknown-image")
+    assert (nowhere["route"], nowhere["status"]) == (None, 404)
+
+
+async def test_a_client_that_goes_away_is_told_with_its_cancelled_job(call, scripts, written):
+    scripts.may_step.clear()
+    begun = call("/generate", {"prompt": WORDS, "stream": True})
+    await begun.start()
+    begun.gone.set()
+    await begun.task
+    scripts.may_step.set()
+    (line,) = requests(written)
+    assert (line["status"], line["problem"], line["cancelled"]) == (499, "client-gone", True)
+
+
+async def test_a_machine_that_asks_how_we_are_is_told_and_not_logged(client, written):
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert (await client.get(path)).status_code == 200
+    assert requests(written) == []
+    await client.app.state.worker.close()
+    await client.get("/readyz")
+    (line,) = requests(written)
+    assert (line["route"], line["status"]) == ("/readyz", 503)
+
+
+async def test_no_prompt_is_in_the_logs_of_a_session_whatever_goes_wrong(client, call, scripts, written):
+    await client.post("/generate", json={"prompt": WORDS})
+    await client.post("/edit", json=EDIT)
+    await client.post("/edit", json={"prompt": {"a": WORDS}, "seed": WORDS})
+    await client.post("/edit", content=f'{{"prompt": "{WORDS}')
+    await client.post(f"/{WORDS}", json={})
+    for error in (JobFailedError("no"), BusyError(1.0), refused_by_pydantic(), RuntimeError("a defect")):
+        scripts.error = error
+        await client.post("/edit", json=EDIT)
+        stream = call("/edit", EDIT | {"stream": True})
+        await stream.start()
+        await stream.task
+    client.app.state.worker.read = None  # a defect of ours, which the server answers
+    await client.get("/images/some-id")
+    assert len(requests(written)) == 14
+    assert sum("exception" in line for line in lines(written)) >= 4
+    assert "zebra" not in written.getvalue()
+    assert "a defect" in written.getvalue()
+
+
+async def test_prompts_are_in_the_line_where_that_is_wanted(open_client, written):
+    async with open_client(log_prompts=True) as client:
+        await client.post("/edit", json=EDIT)
+        await client.post("/generate", json={"prompt": WORDS})
+        await client.post("/generate", json={})
+    edited, drawn, refused = requests(written)
+    assert (edited["prompts"], edited["source_prompts"]) == ([WORDS], [EDIT["source_prompt"]])
+    assert drawn["prompts"] == [WORDS]
+    assert "source_prompts" not in drawn
+    assert "prompts" not in refused

@@ -128,7 +128,7 @@ async def test_each_request_is_one_line_without_prompts(client):
 async def test_the_description_names_every_answer(client):
     described = (await client.get("/openapi.json")).json()
     assert set(described["paths"]) == {
-        "/generate", "/edit", "/images/{image_id}", "/images/{image_id}/mask", "/healthz", "/readyz",
+        "/generate", "/edit", "/images/{image_id}", "/images/{image_id}/mask", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
     for path in ("/generate", "/edit"):
         answers = described["paths"][path]["post"]["responses"]

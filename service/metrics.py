@@ -1,0 +1,133 @@
+"""Metrics for Prometheus: requests and jobs are counted here when they end, all else is read at each scrape (`scrape`).
+
+The engine stamps its times and counts in the receipt; here they are only added up. Labels have few values: templates of
+routes, statuses, stages, tiers, names of reasons. Nothing is told of tenants, prompts or images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
+from prometheus_client.exposition import choose_encoder
+
+from service.errors import BusyError, DeadlineError, InputError, NotReadyError, UnknownImageError
+from service.exchange import Exchange, Run
+from service.fallbacks import OTHER, REASONS, name_of
+from service.jobs import Cancelled, EditJob, Failed, Receipt
+from service.scrape import Ask, Scrape
+
+NAMESPACE = "retouch"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+RATIOS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0)
+STAGES = ("encode", "source", "detect", "denoise", "decode")  # of a receipt; a queue and a total are none
+OUTCOMES = ("done", "cancelled", "refused", "invalid", "deadline", "failed")
+NO_ROUTE = "none"  # the label of a path that leads nowhere
+
+
+class Metrics:
+    """What one application counts, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        counter = partial(Counter, namespace=NAMESPACE, registry=registry)
+        histogram = partial(Histogram, namespace=NAMESPACE, registry=registry)
+        self._requests = counter("requests", "Requests that are over; 499: the client went away", ["route", "status"])
+        self._request_seconds = histogram("request_seconds", "To the last byte", ["route"], buckets=SECONDS)
+        self._jobs = counter("jobs", "Jobs that have ended", ["outcome"])
+        self._stage_seconds = histogram("stage_seconds", "Of a job, at each stage", ["stage"], buckets=SECONDS)
+        self._queue_wait = histogram("queue_wait_seconds", "Until a job's first step", buckets=SECONDS)
+        self._edited_ratio = histogram("edited_ratio", "Of an edit: the part that changes", buckets=RATIOS)
+        self._rows = counter("unet_rows", "Of finished jobs, against drawing the picture again", ["kind"])
+        self._macs = counter("unet_macs", "Multiplications, likewise", ["kind"])
+        self._fallbacks = counter("dense_fallbacks", "What was not computed sparsely as it was asked for", ["reason"])
+        self._moved = Counter("transfer_bytes", "", ["direction"], namespace=NAMESPACE, registry=None)
+        for outcome in OUTCOMES:  # a rate needs the zero before the first
+            self._jobs.labels(outcome)
+        for stage in STAGES:
+            self._stage_seconds.labels(stage)
+        for kind in ("computed", "skipped"):
+            self._rows.labels(kind)
+            self._macs.labels(kind)
+        for reason in (*REASONS.values(), OTHER):
+            self._fallbacks.labels(reason)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+
+    @contextmanager
+    def watching(self, ask: Ask) -> Iterator[None]:
+        """Meanwhile also what a worker counts itself; it is asked at each scrape."""
+        scrape = Scrape(ask, self._moved)
+        self.registry.register(scrape)
+        try:
+            yield
+        finally:
+            self.registry.unregister(scrape)
+
+    def count_exchange(self, exchange: Exchange) -> None:
+        """A request is over."""
+        route = exchange.route or NO_ROUTE
+        self._requests.labels(route, str(exchange.status)).inc()
+        self._request_seconds.labels(route).observe(exchange.seconds)
+
+    def count_job(self, run: Run) -> None:
+        """A job has ended; what it cost is known of those that ended well."""
+        self._jobs.labels(_outcome(run)).inc()
+        if isinstance(run.ending, Receipt):
+            self._count_receipt(run.ending, is_drawn=not (isinstance(run.job, EditJob) and run.job.dry_run))
+
+    def _count_receipt(self, receipt: Receipt, *, is_drawn: bool) -> None:
+        for stage in STAGES:
+            if stage in receipt.seconds:
+                self._stage_seconds.labels(stage).observe(receipt.seconds[stage])
+        self._queue_wait.observe(receipt.seconds.get("queue", 0.0))
+        if receipt.source_id is not None:
+            self._edited_ratio.observe(receipt.edited_ratio)
+        for its, computed, dense in (
+            (self._rows, receipt.rows_computed, receipt.rows_total),
+            (self._macs, receipt.macs_computed, receipt.macs_dense),
+        ):
+            its.labels("computed").inc(computed)
+            its.labels("skipped").inc(max(0, dense - computed) if is_drawn else 0)
+        if receipt.tier is not None:
+            self._moved.labels(f"{receipt.tier}_to_step").inc(receipt.bytes_moved)
+        for fallback in receipt.fallbacks:
+            self._fallbacks.labels(name_of(fallback.reason)).inc()
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """All of it as the `Accept` header wants it, Prometheus' text or OpenMetrics; and its media type."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self.registry), media_type
+
+    def serve(self, host: str, port: int) -> WSGIServer:
+        """On a port of its own, by a thread of its own. OSError where the port cannot be had."""
+        server, _ = start_http_server(port, host, self.registry)
+        return server
+
+
+def _outcome(run: Run) -> str:
+    """One of `OUTCOMES`."""
+    match run.ending:
+        case Receipt():
+            return "done"
+        case Failed(BusyError() | NotReadyError()):
+            return "refused"
+        case Failed(InputError() | UnknownImageError()):
+            return "invalid"
+        case Failed(DeadlineError()):
+            return "deadline"
+        case Failed():
+            return "failed"
+        case Cancelled() | None:
+            return "cancelled"
