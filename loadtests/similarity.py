@@ -3,6 +3,7 @@
 A stream of made-up prompts, each an edit that names no source. Sessions begin at popular prompts, by Zipf's law, and
 go on with edits; some word their scenes in ways of their own. Nothing is ever evicted, so what is recorded before a
 request is the same under all thresholds, and the catalog's decisions follow from embeddings and words alone: exact.
+With `--embedding-model` the embeddings are a sentence model's; thresholds of two makers are not comparable.
 
 What a decision costs and is worth is estimated. Sources that any threshold chooses are put into cells between the
 thresholds; from each cell pairs are drawn at random, and each is edited there and back with a seed of its own: as many
@@ -144,13 +145,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sample", type=Path, metavar="FILE", help="a result: its pairs are not drawn again")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="also keep it there, as similarity.json")
+    parser.add_argument(
+        "--save", type=Path, metavar="DIR", help="also keep it there, as similarity.json or similarity-sentence.json"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model, rng = load_model(), random.Random(arguments.seed)
-    stream = list(sources_of(model, prompts_asked(rng, arguments.requests), open_embedder(arguments.embedding_model)))
+    embedder = open_embedder(arguments.embedding_model)
+    stream = list(sources_of(model, prompts_asked(rng, arguments.requests), embedder))
     if arguments.sample:
         kept = json.loads(arguments.sample.read_text(encoding="utf-8"))
+        if kept["embedder"] != embedder.name:
+            parser.error(f"--sample: its likenesses are by {kept['embedder']!r}, not by {embedder.name!r}")
         before = kept["conditions"]
         measured = [Measured(**each | {"found": Found(**each["found"])}) for each in kept["sample"]]
     else:
@@ -160,6 +166,7 @@ def main() -> None:
     rows = curve(stream, measured)
     result = {
         "conditions": before,
+        "embedder": embedder.name,
         "requests": arguments.requests,
         "pairs": len(measured),
         "dense_seconds": dense_seconds,
@@ -172,7 +179,8 @@ def main() -> None:
     result = json.loads(json.dumps(result), parse_float=lambda digits: round(float(digits), 4))
     if arguments.save:
         arguments.save.mkdir(parents=True, exist_ok=True)
-        (arguments.save / "similarity.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        name = "similarity-sentence.json" if arguments.embedding_model else "similarity.json"
+        (arguments.save / name).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result) if arguments.json else table(result))
 
 

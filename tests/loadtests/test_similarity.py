@@ -108,6 +108,7 @@ def test_the_program_prints_and_keeps_one_object_and_reads_its_sample_again(monk
     kept = tmp_path / "results" / "similarity.json"
     assert result == json.loads(kept.read_text())
     assert result["pairs"] == 1
+    assert result["embedder"] == "pooled"
     assert len(result["curve"]) == len(SIMILARITIES) * len(CHANGED_WORDS)
     assert all(0 <= row["success"] <= 1 for row in result["curve"])
     monkeypatch.setattr("sys.argv", [*words, "--sample", str(kept)])
@@ -116,3 +117,12 @@ def test_the_program_prints_and_keeps_one_object_and_reads_its_sample_again(monk
     assert again["sample"] == result["sample"]
     assert again["default"] == pytest.approx(result["default"], abs=0.01)  # of rounded seconds
     assert "default" in similarity.table(result)
+
+
+def test_a_sample_of_another_makers_likenesses_is_refused(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "similarity.json"
+    path.write_text(json.dumps({"conditions": {}, "embedder": "sentence:1", "sample": []}))
+    monkeypatch.setattr("sys.argv", ["similarity", "--requests", "2", "--sample", str(path)])
+    with pytest.raises(SystemExit):
+        similarity.main()
+    assert "by 'sentence:1', not by 'pooled'" in capsys.readouterr().err
