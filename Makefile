@@ -8,7 +8,7 @@ EXTRAS ?= dev
 BIN := .venv/bin
 READY := .venv/ready-$(EXTRAS)
 
-.PHONY: venv serve demo test proof check clean g++
+.PHONY: venv serve demo test proof check clean g++ promtool
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -28,7 +28,7 @@ serve: $(READY) ## the service with the embedded model
 demo: $(READY) ## a chain of edits, and the sheet that the README shows
 	$(BIN)/python -m loadtests.demo
 
-test: $(READY) g++ ## all tests, without a GPU
+test: $(READY) g++ promtool ## all tests, without a GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 proof: $(READY) g++ ## all of the kernels' proof: seeds, sanitizers, architectures, mutations; half an hour
@@ -37,6 +37,10 @@ proof: $(READY) g++ ## all of the kernels' proof: seeds, sanitizers, architectur
 g++:
 	@command -v g++ >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -q g++; } || \
 	    { echo "the kernels' tests are built with g++: install it (Debian: apt-get install g++)"; exit 1; }
+
+promtool:
+	@command -v promtool >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -q --no-install-recommends prometheus; } || \
+	    { echo "metrics are checked with promtool: install it (Debian: apt-get install prometheus)"; exit 1; }
 
 check: $(READY) ## format, lint, types, imports
 	$(BIN)/ruff format --check .
