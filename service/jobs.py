@@ -195,6 +195,7 @@ class Receipt:
     macs_computed: int = 0
     macs_dense: int = 0
     bytes_moved: int = 0
+    transfer_wait_seconds: float = 0.0  # that steps waited for those bytes; part of their own seconds
     seconds: Mapping[str, float] = field(default_factory=dict)  # queue, encode, detect, denoise, decode, total
     fallbacks: tuple[Fallback, ...] = ()
     unknown_words: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ from service.scrape import Ask, Scrape
 
 NAMESPACE = "retouch"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+WAITS = (0.0, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 RATIOS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0)
 STAGES = ("encode", "source", "detect", "denoise", "decode")  # of a receipt; a queue and a total are none
 OUTCOMES = ("done", "cancelled", "refused", "invalid", "deadline", "failed")
@@ -48,6 +49,7 @@ class Metrics:
         self._jobs = counter("jobs", "Jobs that have ended", ["outcome"])
         self._stage_seconds = histogram("stage_seconds", "Of a job, at each stage", ["stage"], buckets=SECONDS)
         self._queue_wait = histogram("queue_wait_seconds", "Until a job's first step", buckets=SECONDS)
+        self._transfer_wait = histogram("transfer_wait_seconds", "Of an edit's steps, for recorded rows", buckets=WAITS)
         self._edited_ratio = histogram("edited_ratio", "Of an edit: the part that changes", buckets=RATIOS)
         self._rows = counter("unet_rows", "Of finished jobs, against drawing the picture again", ["kind"])
         self._macs = counter("unet_macs", "Multiplications, likewise", ["kind"])
@@ -102,6 +104,7 @@ class Metrics:
             its.labels("skipped").inc(max(0, dense - computed) if is_drawn else 0)
         if receipt.tier is not None:
             self._moved.labels(f"{receipt.tier}_to_step").inc(receipt.bytes_moved)
+            self._transfer_wait.observe(receipt.transfer_wait_seconds)
         for fallback in receipt.fallbacks:
             self._fallbacks.labels(name_of(fallback.reason)).inc()
 

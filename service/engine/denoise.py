@@ -101,7 +101,7 @@ class Denoising:
         model = self.canvas.model
         like = torch.empty(0, dtype=model.dtype, device=model.device)
         plans = plans_of((self.active,), model.device)
-        return Feed(self.recording, plans, model.format, like, num_steps, self.deep_every)
+        return Feed(self.recording, plans, model.format, like, num_steps, self.deep_every, self.tally.waits)
 
     def _call(
         self, step: int, steps: range, timestep: Tensor, sample: Tensor, feed: Feed | None, deep: Deep | None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from cache_store.store import Recording
 from service.engine.gather import ByKernel, gather_of
 from service.engine.reading import Slot, Source
 from service.engine.recording import Format, planes_of
+from service.engine.waits import Waits
 from sparse_ops.plan import Plan
 
 
@@ -39,13 +41,18 @@ class Reads:
 
     def read(self, slot: Slot) -> Tensor:
         """Rows [N, width] of the job's own images, on its device."""
+        if self.ready is not None or slot not in self.gathered:
+            with self.feed.timed():
+                self._wait(slot)
+        self.asked.append(slot)
+        return self.gathered[slot]
+
+    def _wait(self, slot: Slot) -> None:
         if self.ready is not None:
             self.ready.wait()
             self.ready = None
         if slot not in self.gathered:
             self.gathered[slot] = self.feed.gather(self.source, slot)
-        self.asked.append(slot)
-        return self.gathered[slot]
 
     def prefetch_next(self) -> None:
         """Begins to gather what the next step will ask for; to be called when this one is enqueued."""
@@ -63,6 +70,7 @@ class Feed:
         like: Tensor,  # its dtype and device are the network's
         num_steps: int,
         period: int = 1,  # steps so many apart ask for the same
+        waits: Waits | None = None,  # of the job, which the steps add to
     ) -> None:
         if recording.activations is None:
             raise ValueError(f"the recording {recording.id!r} has no activations to read from")
@@ -72,6 +80,7 @@ class Feed:
         self._recording = recording
         self._num_steps = num_steps
         self._period = period
+        self.timed = partial((waits or Waits()).timed, like.device)
         self._asked: dict[int, list[Slot]] = {}  # by the place of a step in its period
         self._side = None
         if isinstance(self.gather, ByKernel) and like.is_cuda:

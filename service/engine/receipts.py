@@ -10,6 +10,7 @@ from typing import Any
 
 from service.engine.canvas import Canvas
 from service.engine.sampling import num_branches
+from service.engine.waits import Waits
 from service.jobs import Fallback, Receipt, Stage
 from sparse_ops.plan import Plan
 
@@ -22,6 +23,7 @@ class Tally:
         self._seconds: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
         self.fallbacks: list[Fallback] = []
+        self.waits = Waits()
 
     def add(self, stage: Stage, seconds: float, plans: Sequence[Plan], canvas: Canvas, num_bytes: int) -> None:
         """One U-Net call."""
@@ -60,5 +62,5 @@ class Tally:
         stages = ("encode", "source", "detect", "denoise", "decode")
         seconds = {stage: self._seconds[stage] for stage in stages if stage in self._seconds}
         seconds["total"] = time.perf_counter() - self._begin
-        counted: dict[str, Any] = {**self._counts, **other}
+        counted: dict[str, Any] = {**self._counts, "transfer_wait_seconds": self.waits.seconds(), **other}
         return Receipt(image_id, seconds=seconds, fallbacks=tuple(self.fallbacks), **counted)

@@ -34,6 +34,7 @@ NAMED = {  # what dashboards and alerts ask for, and by which labels
     "cache_bytes": {"tier"},
     "cache_evictions_total": {"tier", "reason"},
     "transfer_bytes_total": {"direction"},
+    "transfer_wait_seconds": set(),
     "index_lookups_total": {"outcome"},
     "index_stale_hits_total": set(),
     "dense_fallbacks_total": {"reason"},
@@ -107,8 +108,8 @@ async def test_the_engine_counts_a_picture_an_edit_and_what_is_known_already(pos
     assert await grown(postcard, *rows, before=before) == [receipt["rows_computed"], skipped]
     (reads,) = await grown(postcard, ("cache_reads_total", {"tier": "host", "outcome": "hit"}), before=before)
     assert reads >= 1
-    moved = ("transfer_bytes_total", {"direction": "host_to_step"})
-    assert await grown(postcard, moved, before=before) == [receipt["bytes_moved"]]
+    moved = [("transfer_bytes_total", {"direction": "host_to_step"}), ("transfer_wait_seconds_count", {})]
+    assert await grown(postcard, *moved, before=before) == [receipt["bytes_moved"], 1]
     assert (await scraped(postcard)).of("cache_bytes", tier="host") > 0
 
     before = await scraped(postcard)
@@ -127,7 +128,8 @@ async def test_a_receipt_is_added_up(client, scripts):
     large = Fallback("denoise", "61% of the picture would be computed: dense is as quick")
     scripts.receipt = Receipt(
         "id", "source", tier="disk", edited_ratio=0.11, rows_computed=30, rows_total=100, macs_computed=7,
-        macs_dense=10, bytes_moved=512, fallbacks=(large, Fallback("denoise", "a new reason")),
+        macs_dense=10, bytes_moved=512, transfer_wait_seconds=0.25,
+        fallbacks=(large, Fallback("denoise", "a new reason")),
         seconds={"encode": 0.02, "detect": 0.2, "denoise": 2.0, "total": 2.22},
     )  # fmt: skip
     before = await scraped(client)
@@ -150,6 +152,7 @@ async def test_a_receipt_is_added_up(client, scripts):
     for (name, label, value), number in asked.items():
         labels = {label: value} | ({"route": "/edit"} if name == "requests_total" else {})
         assert after.of(name, **labels) - before.of(name, **labels) == number, (name, value)
+    assert after.of("transfer_wait_seconds_sum") == 0.25
     assert after.of("queue_wait_seconds_count") == after.of("edited_ratio_count") == 1
     assert (after.of("edited_ratio_bucket", le="0.1"), after.of("edited_ratio_bucket", le="0.15")) == (0, 1)
 
