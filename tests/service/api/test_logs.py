@@ -21,13 +21,18 @@ WORDS = "a zebra that nobody may read of"
 EDIT = {"prompt": WORDS, "source_prompt": f"{WORDS}, as it was"}
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 @pytest.fixture
-def written(monkeypatch):
-    """What `configure` makes of both kinds of log; put back as it was."""
+def written(request, monkeypatch):
+    """What `configure` makes of both kinds of log, for a file or what is asked for; put back as it was."""
     root = logging.getLogger()
     monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)  # the client's
     before, level = list(root.handlers), root.level
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys, "stderr", getattr(request, "param", io.StringIO)())
     logs.configure("info")
     yield sys.stderr
     root.handlers[:], root.level = before, level
@@ -108,6 +113,14 @@ def test_errors_that_repeat_what_was_given_are_told_without_it(written, error):
     assert WORDS not in line["exception"]
     assert line["exception"].count(f"{type(error).__name__}: 1 errors in what was given") == 2
     assert "KeyError: 'other'" in line["exception"]
+
+
+@pytest.mark.parametrize("written", [Terminal], indirect=True)
+def test_on_a_terminal_it_is_the_same_for_people(written):
+    logging.getLogger("service").error("failed", exc_info=refused_by_pydantic())
+    assert "Traceback (most recent call last):" in written.getvalue()
+    assert "ValidationError: 1 errors in what was given" in written.getvalue()
+    assert WORDS not in written.getvalue()
 
 
 async def test_a_request_is_one_line_with_all_that_is_known_of_it(client, scripts, written):
