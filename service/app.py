@@ -8,12 +8,16 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from fastapi import FastAPI, HTTPException
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
 
-from service.api import problems
-from service.api.routes import router
+from service.api import description, health, model, pictures, problems, routes
+from service.api.bodies import Bodies
+from service.api.draining import Drain
+from service.api.gates import Gate
+from service.api.keys import Keys
+from service.api.quotas import Quotas
+from service.api.repeats import Repeats
+from service.api.request_ids import RequestIds
 from service.batching.policy import Limits
 from service.engine.catalog import Nearness
 from service.observation import Observation
@@ -32,7 +36,8 @@ def create_app(
 ) -> FastAPI:
     """The ASGI application. Its worker is opened when the server starts, and closed when it has stopped.
 
-    Draining is the server's: it waits for the requests that run, and with them for their jobs.
+    When it ends is the server's to say (`service.server`): it begins the application's `Drain`, and waits.
+    InputError where a setting cannot be.
     """
     settings = settings or read_settings()
     open_worker = open_worker or open_local_worker
@@ -48,11 +53,27 @@ def create_app(
             await worker.close()
 
     app = FastAPI(title="Retouch", version=version("retouch"), description=DESCRIPTION, lifespan=lifespan)
-    app.add_middleware(BodyLimit, max_bytes=settings.body_bytes)
-    app.include_router(router)
+    app.state.drain = Drain()
+    app.state.gate = _gate(settings)
+    app.state.repeats = Repeats(settings.idempotency_bytes)
+    app.state.send_seconds = settings.send_seconds
+    for router in (routes.router, pictures.router, model.router, health.router):
+        app.include_router(router)
+    app.add_middleware(Bodies, max_bytes=settings.body_bytes, seconds=settings.body_seconds)
+    app.add_middleware(RequestIds)
     problems.install(app)
     observation.install(app)
+    description.with_request_ids(app)
     return app
+
+
+def _gate(settings: Settings) -> Gate:
+    return Gate(
+        Keys.parse(settings.api_keys),
+        Quotas(jobs=settings.key_jobs, requests_per_minute=settings.key_requests_per_minute),
+        is_open=settings.open,
+        hosts=frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip()),
+    )
 
 
 def open_local_worker(settings: Settings) -> Worker:
@@ -75,29 +96,3 @@ def open_local_worker(settings: Settings) -> Worker:
         graph_bytes=settings.graph_bytes,
         device_cache_bytes=settings.device_cache_bytes,
     )
-
-
-class BodyLimit:
-    """ASGI middleware: a body that is too large is refused with 413 when it is read, announced or not."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The app, reading through a counter."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        announced = Headers(scope=scope).get("content-length", "")
-        num_bytes = 0
-
-        async def limited() -> Message:
-            nonlocal num_bytes
-            message = await receive()
-            num_bytes += len(message.get("body", b""))
-            if max(num_bytes, int(announced) if announced.isdigit() else 0) > self._max_bytes:
-                raise HTTPException(413, f"the body must be at most {self._max_bytes} bytes")
-            return message
-
-        await self._app(scope, limited, send)

@@ -29,6 +29,7 @@ def parser_of(commands: Mapping[str, Command]) -> Parser:
     _add_edit(subparsers.add_parser("edit", help="draw a picture, then change its words", allow_abbrev=False))
     _add_inspect(subparsers.add_parser("inspect", help="list the recordings on the disk", allow_abbrev=False))
     _add_serve(subparsers.add_parser("serve", help="answer over HTTP", allow_abbrev=False))
+    _add_key(subparsers.add_parser("key", help="make a key for who may use the service", allow_abbrev=False))
     for name, subparser in subparsers.choices.items():
         subparser.set_defaults(command=commands[name])
     return parser
@@ -80,6 +81,10 @@ def _add_serve(parser: Parser) -> None:
     parser.add_argument("--host", help="default: RETOUCH_HOST or 127.0.0.1")
     parser.add_argument("--port", type=int, help="default: RETOUCH_PORT or 8000")
     _add_model(parser)
+
+
+def _add_key(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", help="whose it is: letters, digits and . _ -")
 
 
 def _add_model(parser: Parser) -> None:

@@ -4,6 +4,7 @@
     retouch edit --source-prompt "a red house on a meadow" --prompt "a blue house on a meadow" --out blue.png
     retouch serve
     retouch inspect --disk recordings
+    retouch key ann
 
 Pictures go into files, the receipt (with --json) to stdout, all else to stderr. Exit codes: 0 done, 1 failed, 2 the
 input cannot be done (one line names the argument), 3 the server cannot start, 130 interrupted. torch is imported by the
@@ -38,6 +39,7 @@ OWN = {*WHAT, "command", "mask", "json", "model", "device"}  # options that are 
 FLAGS = {  # where the user knows a field by another name
     "num_inference_steps": "--steps",
     "edit_mask": "--mask",
+    "name": "NAME",
     "embedding_model": "RETOUCH_EMBEDDING_MODEL",
 }
 
@@ -46,7 +48,8 @@ Request = TypeVar("Request", "EditRequest", "GenerateRequest")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = parser_of({"generate": generate, "edit": edit, "inspect": inspect, "serve": serve}).parse_args(arguments)
+    commands = {"generate": generate, "edit": edit, "inspect": inspect, "serve": serve, "key": key}
+    options = parser_of(commands).parse_args(arguments)
     try:
         command: Command = options.command
         return command(options)
@@ -100,24 +103,27 @@ def serve(options: argparse.Namespace) -> int:
     from service.settings import read_settings  # noqa: PLC0415
 
     settings = read_settings(host=options.host, port=options.port, model=options.model, device=options.device)
-    import uvicorn  # noqa: PLC0415  # with torch behind it
-
-    from service import logs  # noqa: PLC0415
-    from service.app import create_app  # noqa: PLC0415
+    from service import logs, server  # noqa: PLC0415
+    from service.app import create_app  # noqa: PLC0415  # with torch behind it
     from service.engine.embedder import check_embedder  # noqa: PLC0415
     from service.workers.local import check_model  # noqa: PLC0415
 
+    server.check_exposure(settings)
     check_model(settings.model, settings.device)  # now, not when the server is up
     check_embedder(settings.embedding_model)
+    app = create_app(settings)
     logs.configure(settings.log_level)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-    )
+    server.serve(app, settings)
+    return DONE
+
+
+def key(options: argparse.Namespace) -> int:
+    """`retouch key`."""
+    from service.api.keys import make_key  # noqa: PLC0415
+
+    secret, entry = make_key(options.name)
+    sys.stdout.write(f"{secret}\n{entry}\n")
+    _say("The first line is the key: it is shown once, and kept nowhere. The second belongs into RETOUCH_API_KEYS.")
     return DONE
 
 

@@ -11,7 +11,7 @@ import os
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import InputError
@@ -27,8 +27,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
-    host: str = Field("127.0.0.1", description="address to listen on; there are no keys yet: keep it on loopback")
+    host: str = Field(
+        "127.0.0.1", description="address to listen on; another one than loopback's needs keys, or RETOUCH_OPEN"
+    )
     port: int = Field(8000, ge=0, le=65535, description="0 = any free port")
+    api_keys: str = Field("", description="NAME:SHA256,NAME:SHA256 of the keys that may be used, see `retouch key`")
+    key_jobs: NonNegativeInt = Field(8, description="jobs of one key at a time; 0 = no limit")
+    key_requests_per_minute: NonNegativeInt = Field(600, description="requests of one key; 0 = no limit")
+    open: bool = Field(default=False, description="without keys: whoever reaches the port may use it")
+    hosts: str = Field("", description="without keys: names by which it is reached, besides localhost; comma between")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_prompts: bool = Field(default=False, description="whether the line of a request has its prompts")
     metrics: Port | Literal["auto", "open", "off"] = Field(
@@ -82,6 +89,13 @@ class Settings(BaseSettings):
 
     max_pixels: PositiveInt = Field(2**20, description="largest picture, width times height: a step is never cut short")
     body_bytes: PositiveInt = Field(8 * 2**20, description="largest request body")
+    body_seconds: PositiveFloat = Field(30.0, description="in which a body must come; slower ones are refused with 408")
+    send_seconds: PositiveFloat = Field(
+        30.0, description="for which a client may take nothing of its answer; then its job is cancelled"
+    )
+    idempotency_bytes: NonNegativeInt = Field(
+        64 * 2**20, description="memory for answers to requests with an Idempotency-Key, which are kept for an hour"
+    )
     drain_seconds: float = Field(30.0, ge=0, description="how long running jobs may go on after SIGTERM")
 
     @property

@@ -51,5 +51,10 @@ def _told(job: Job, event: Event) -> tuple[str, Any]:
             raise TypeError(f"no client is told of {event!r}")
 
 
+def url_of(image_id: str) -> str:
+    """Where a kept picture is."""
+    return f"/images/{image_id}"
+
+
 def _url(job: Job, image_id: str) -> str | None:
-    return f"/images/{image_id}" if job.cache == "read_write" else None
+    return url_of(image_id) if job.cache == "read_write" else None

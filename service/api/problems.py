@@ -1,17 +1,34 @@
-"""Errors as HTTP says them: RFC 9457 problem details. The one table from our errors to status codes."""
+"""Errors as HTTP says them: RFC 9457 problem details. The one table from our errors to status codes.
+
+400            we do not use: what is wrong with a request has a name, and is a 422
+401            UnauthorizedError
+403 404 405    the gate's and the framework's
+404            UnknownImageError
+408 413        of bodies
+409            RepeatedError
+422            InputError, ConflictError, and what pydantic finds
+429            BusyError, LimitError
+499            nobody reads it: the client has gone (logs only)
+500            JobFailedError, defects
+503            NotReadyError
+504            DeadlineError
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
-from typing import Any
+from types import MappingProxyType
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from service.api.request_ids import HEADER
 from service.api.schemas import first_error
 from service.errors import (
     BusyError,
@@ -47,6 +64,9 @@ class Problem(BaseModel):
         return self.type.removeprefix(PREFIX)
 
 
+Write = Callable[[Problem, Mapping[str, str]], Response]  # a problem and its headers as an answer
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of problem: how HTTP names it."""
@@ -62,7 +82,6 @@ class Kind:
 
 
 INPUT = Kind(422, "input", "The request cannot be done as it is")
-HTTP_KINDS = {413: Kind(413, "too-large", "The body is too large")}
 KINDS: dict[type[RetouchError], Kind] = {
     RetouchError: Kind(500, "failed", "The job failed"),
     InputError: INPUT,
@@ -76,72 +95,76 @@ KINDS: dict[type[RetouchError], Kind] = {
     NotReadyError: Kind(503, "not-ready", "The service takes no jobs at present"),
     JobFailedError: Kind(500, "failed", "The job failed"),
 }
+HTTP_KINDS = {  # what has no error of ours
+    403: Kind(403, "forbidden", "Not from there"),
+    404: Kind(404, "not-found", "There is nothing here"),
+    405: Kind(405, "method-not-allowed", "Not by this method"),
+    408: Kind(408, "slow", "The body comes too slowly"),
+    413: Kind(413, "too-large", "The body is too large"),
+}
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of this app a problem, those of the framework included."""
-    app.add_exception_handler(RetouchError, _named)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _defect)
+def install(app: FastAPI, others: Mapping[str, Write] = MappingProxyType({})) -> None:
+    """Make every error of this app a problem, those of the framework included.
 
-
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These error answers, for the API's description."""
-    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    `others` write them as other clients read them, for the paths that begin with their names.
+    """
+    for error in (RetouchError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(error, partial(_answer, others))
 
 
 def problem_of(error: Exception) -> Problem:
     """What went wrong, as clients are told; of a defect only that it was one."""
-    if not isinstance(error, RetouchError):
-        return _problem(KINDS[RetouchError], "the service met a defect; its log has the traceback")
-    kind = KINDS[next(cls for cls in type(error).__mro__ if cls in KINDS)]
-    return _problem(kind, str(error), getattr(error, "field", None))
+    match error:
+        case RetouchError():
+            kind = KINDS[next(cls for cls in type(error).__mro__ if cls in KINDS)]
+            return _problem(kind, str(error), getattr(error, "field", None))
+        case RequestValidationError():
+            return problem_of(first_error(error.errors()))
+        case HTTPException(status_code=HTTPStatus.BAD_REQUEST):  # FastAPI's own: the body is no JSON at all
+            return _problem(INPUT, f"body: {error.detail}", "body")
+        case HTTPException():
+            phrase = HTTPStatus(error.status_code).phrase
+            other = Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
+            return _problem(HTTP_KINDS.get(error.status_code, other), error.detail)
+    return _problem(KINDS[RetouchError], "the service met a defect; its log has the traceback")
+
+
+def headers_of(error: Exception) -> dict[str, str]:
+    """What an error says in headers: when to come again, how to be let in."""
+    match error:
+        case BusyError():
+            return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
+        case NotReadyError():
+            return {"Retry-After": str(math.ceil(NOT_READY_SECONDS))}
+        case UnauthorizedError():
+            return {"WWW-Authenticate": 'Bearer realm="retouch"'}
+        case HTTPException():
+            return dict(error.headers or {})
+    return {}
+
+
+async def _answer(others: Mapping[str, Write], request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        error = _with_media_type(request, first_error(error.errors()))
+    problem = problem_of(error)
+    request.state.log["problem"] = problem.name
+    headers = headers_of(error) | {HEADER: request.state.request_id}  # a defect's answer passes no middleware
+    write = next((one for prefix, one in others.items() if request.url.path.startswith(prefix)), _written)
+    return write(problem, headers)
+
+
+def _written(problem: Problem, headers: Mapping[str, str]) -> Response:
+    return Response(problem.model_dump_json(exclude_none=True), problem.status, headers, MEDIA_TYPE)
+
+
+def _with_media_type(request: Request, error: InputError) -> InputError:
+    """A body that was not read as JSON, for its header does not say that it is: that is what is wrong."""
+    media_type = request.headers.get("content-type", "")
+    if error.field == "body" and "json" not in media_type:
+        return InputError("content-type", f"must be application/json, the header came as {media_type!r}")
+    return error
 
 
 def _problem(kind: Kind, detail: str, field: str | None = None) -> Problem:
     return Problem(type=kind.urn, title=kind.title, status=kind.status, detail=detail, field=field)
-
-
-def _answer(request: Request, problem: Problem, retry: float | None = None) -> Response:
-    headers = {} if retry is None else {"Retry-After": str(math.ceil(retry))}
-    request.state.log["problem"] = problem.name
-    return Response(problem.model_dump_json(exclude_none=True), problem.status, headers, MEDIA_TYPE)
-
-
-async def _named(request: Request, error: Exception) -> Response:
-    return _answer(request, problem_of(error), _retry_seconds(error))
-
-
-def _retry_seconds(error: Exception) -> float | None:
-    if isinstance(error, BusyError):
-        return error.retry_after_seconds
-    return NOT_READY_SECONDS if isinstance(error, NotReadyError) else None
-
-
-async def _invalid(request: Request, error: Exception) -> Response:
-    if not isinstance(error, RequestValidationError):
-        raise error
-    found = first_error(error.errors())
-    media_type = request.headers.get("content-type", "")
-    if found.field == "body" and "json" not in media_type:
-        found = InputError("content-type", f"must be application/json, the header came as {media_type!r}")
-    return _answer(request, problem_of(found))
-
-
-async def _http(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
-    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's own: the body is no JSON at all
-        return _answer(request, _problem(INPUT, f"body: {error.detail}", "body"))
-    phrase = HTTPStatus(error.status_code).phrase
-    kind = HTTP_KINDS.get(error.status_code) or Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
-    response = _answer(request, _problem(kind, error.detail))
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def _defect(request: Request, error: Exception) -> Response:
-    """The server logs it."""
-    return _answer(request, problem_of(error))

@@ -1,4 +1,4 @@
-"""The native REST interface."""
+"""Pictures are drawn and edited: the native REST interface."""
 
 from __future__ import annotations
 
@@ -8,91 +8,78 @@ from contextlib import aclosing
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
+from fastapi import APIRouter, Header, Request, Response, Security
 
 from service.api.answers import answer_of, frame_of
-from service.api.problems import documented, problem_of
-from service.api.running import CLIENT_GONE, events_of, unless_gone
+from service.api.description import JOBS, Described, documented
+from service.api.gates import GatedRoute, bearer
+from service.api.problems import problem_of
+from service.api.repeats import HEADER
+from service.api.running import events_of, unless_gone
 from service.api.schemas import Answer, EditRequest, GenerateRequest
-from service.api.streams import EventStream, Frames, frame
-from service.batching.batcher import check_ready
+from service.api.streams import HEADERS, MEDIA_TYPE, EventStream, Frames, frame
+from service.exchange import CLIENT_GONE
 from service.jobs import Event, Job, Outcome
-from service.workers import Blob, Worker
 
-JOB_ERRORS = documented(404, 413, 422, 429, 500, 503)
-PNG: dict[str, Any] = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
-PNG_ANSWERS = {200: {"content": PNG, "description": "The PNG"}, **documented(404, 422)}
+STREAM = """event: accepted
+data: {"image_id": "9c1e", "source_id": "6f1d", "num_inference_steps": 20}
 
-router = APIRouter()
+event: mask
+data: {"mask": "iVBORw0KGgo...", "edited_ratio": 0.11}
+
+event: preview
+data: {"step": 9, "image": "iVBORw0KGgo...", "box": [96, 120, 168, 176]}
+
+event: image
+data: {"image_id": "9c1e", "image": "iVBORw0KGgo...", "image_url": "/images/9c1e"}
+
+event: receipt
+data: {"image_id": "9c1e", "edited_ratio": 0.11, "seconds": {"total": 1.9}}
+
+"""
+ANSWERS: Described = {
+    200: {
+        "description": "The picture; with `stream` the events by which it comes: `accepted`, `mask` (of an edit),"
+        " `preview` (as many as were asked for), `image` (not after a dry run), and at the end `receipt`, or `error`"
+        " with a problem. A comment keeps the line open every 15 s",
+        "content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": STREAM}},
+        "headers": {name: {"schema": {"type": "string"}, "description": "With `stream`"} for name in HEADERS},
+    },
+    **documented(*JOBS),
+}
+
+router = APIRouter(route_class=GatedRoute, dependencies=[Security(bearer)], tags=["images"])
+
+Key = Annotated[
+    str | None,
+    Header(
+        alias=HEADER,
+        min_length=1,
+        max_length=200,
+        description="The same key with the same request is the same answer, for an hour: the job is run once",
+        examples=["0b5e1a54-0f7f-4a0f-9a57-3b1d9f4f6a11"],
+    ),
+]
 
 
-async def worker_of(request: Request) -> Worker:
-    """Where this app's jobs run; its lifespan opened it."""
-    worker: Worker = request.app.state.worker
-    return worker
-
-
-Works = Annotated[Worker, Depends(worker_of)]
-ImageId = Annotated[str, Path(min_length=1, max_length=100)]
-
-
-@router.post("/generate", response_model=Answer, responses=JOB_ERRORS, tags=["images"])
-async def generate(body: GenerateRequest, request: Request) -> Answer | Response:
+@router.post("/generate", response_model=Answer, responses=ANSWERS)
+async def generate(body: GenerateRequest, request: Request, key: Key = None) -> Any:  # noqa: ARG001  # read below
     """Draw a picture from a prompt, and record how, so that it can be edited."""
-    return await _answer(request, body.job(), stream=body.stream)
+    return await _answer(request, body, body.job(request.state.tenant))
 
 
-@router.post("/edit", response_model=Answer, responses=JOB_ERRORS, tags=["images"])
-async def edit(body: EditRequest, request: Request) -> Answer | Response:
+@router.post("/edit", response_model=Answer, responses=ANSWERS)
+async def edit(body: EditRequest, request: Request, key: Key = None) -> Any:  # noqa: ARG001  # the same
     """Change the words of a picture; only what they touch is computed again, all else stays as it is."""
-    return await _answer(request, await asyncio.to_thread(body.job), stream=body.stream)
+    return await _answer(request, body, await asyncio.to_thread(body.job, request.state.tenant))
 
 
-@router.get("/images/{image_id}", response_class=Response, responses=PNG_ANSWERS, tags=["images"])
-async def image(image_id: ImageId, worker: Works) -> Response:
-    """A picture that was drawn here."""
-    return await _png(worker, image_id, "image")
-
-
-@router.get("/images/{image_id}/mask", response_class=Response, responses=PNG_ANSWERS, tags=["images"])
-async def mask(image_id: ImageId, worker: Works) -> Response:
-    """Where an edited picture changed, in white."""
-    return await _png(worker, image_id, "edit_mask")
-
-
-@router.delete("/images/{image_id}", status_code=204, responses=documented(404, 422), tags=["images"])
-async def delete(image_id: ImageId, worker: Works) -> None:
-    """Forget a picture and how it was drawn. Edits of it stay."""
-    await worker.delete(image_id, "")
-
-
-@router.get("/healthz", responses=documented(503), tags=["service"])
-async def healthz(worker: Works) -> dict[str, str]:
-    """Whether this process is of any use: 503 when only a restart would help."""
-    if worker.state == "dead":
-        check_ready("dead")
-    return {"state": worker.state}
-
-
-@router.get("/readyz", responses=documented(503), tags=["service"])
-async def readyz(worker: Works) -> dict[str, str]:
-    """Whether jobs are taken: the model is loaded, and the service is not shutting down."""
-    check_ready(worker.state)
-    return {"state": worker.state}
-
-
-async def _png(worker: Worker, image_id: str, name: Blob) -> Response:
-    png = await worker.read(image_id, name, "")
-    if png is None:
-        raise HTTPException(404, f"the image {image_id!r} was drawn, not edited: it has no edit mask")
-    return Response(png, media_type="image/png")
-
-
-async def _answer(request: Request, job: Job, *, stream: bool) -> Answer | Response:
+async def _answer(request: Request, body: GenerateRequest | EditRequest, job: Job) -> Any:
     """Run a job to its end, unless the client goes away first: then the job is cancelled."""
-    events = events_of(request, job)
-    if stream:
-        return EventStream(_frames(job, events), partial(_error_frame, request))
+    events = events_of(request, job, f"{request.url.path} {body.model_dump_json()}")
+    if body.stream:
+        send_seconds: float = request.app.state.send_seconds
+        return EventStream(_frames(job, events), partial(_error_frame, request), send_seconds=send_seconds)
     answer = await unless_gone(request.receive, _folded(job, events))
     return answer or Response(status_code=CLIENT_GONE)
 

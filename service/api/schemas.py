@@ -206,5 +206,5 @@ def first_error(errors: Sequence[ErrorDetails]) -> InputError:
 def _field(error: ErrorDetails) -> str:
     """The argument at fault; `body` where it is none of them."""
     names = [str(part) for part in error["loc"]]
-    names = names[1:] if names[:1] in (["body"], ["path"]) else names
+    names = names[1:] if names[:1] in (["body"], ["path"], ["header"]) else names
     return "body" if error["type"] == "json_invalid" or not names else names[0]

@@ -7,6 +7,7 @@ at SIGTERM, where ours may go on while the service drains, and writes what it se
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -14,11 +15,16 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.running import CLIENT_GONE, unless_gone
+from service.api.draining import CUT_OFF
+from service.api.running import unless_gone
+from service.errors import NotReadyError, RetouchError
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "text/event-stream"
 PING_SECONDS = 15.0  # proxies close lines on which nothing comes for a minute
 SEND_SECONDS = 30.0
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # neither kept nor held back on the way
 
 Frames = AsyncGenerator[bytes, None]
 OnError = Callable[[Exception], bytes]
@@ -46,7 +52,7 @@ class EventStream(Response):
         ping_seconds: float = PING_SECONDS,
         send_seconds: float = SEND_SECONDS,
     ) -> None:
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._frames = frames
         self._on_error = on_error
@@ -58,12 +64,15 @@ class EventStream(Response):
         """As ASGI calls it."""
         try:
             was_read = await unless_gone(receive, self._send_all(send))
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as caught:
+            error = NotReadyError(CUT_OFF) if isinstance(caught, asyncio.CancelledError) else caught
             if not self._begun:
-                raise
+                raise error from caught
+            if not isinstance(error, RetouchError):
+                log.exception("a stream met a defect")
             was_read = await self._end(send, self._on_error(error))
         if not was_read:
-            scope["state"]["log"].update(status=CLIENT_GONE, problem="client-gone")
+            scope["state"]["exchange"].is_gone = True
 
     async def _send_all(self, send: Send) -> bool:
         """False if the client takes nothing any more."""

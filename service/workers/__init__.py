@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from service.batching.batcher import State
-from service.jobs import Event, Job
+from service.jobs import Event, Job, Sampling
 from service.workers.numbers import WorkerNumbers
 
 Blob = Literal["image", "edit_mask"]
@@ -31,8 +31,22 @@ class Lineage:
     edits: tuple[Drawn, ...]  # direct ones
 
 
+@dataclass(frozen=True)
+class Card:
+    """What to know of the model that draws, before it is asked."""
+
+    name: str
+    defaults: Sampling  # of a picture of which only the prompt is given
+    max_pixels: int | None  # of a picture; None: as many as fit into memory
+    words: tuple[str, ...]  # all that it knows; empty: not told
+
+
 class Worker(Protocol):
     """Runs jobs and keeps what came of them."""
+
+    @property
+    def card(self) -> Card | None:
+        """Of its model; None until that is loaded."""
 
     @property
     def state(self) -> State:

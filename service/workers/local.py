@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -32,10 +32,11 @@ from service.engine.embedder import open_embedder
 from service.engine.graphs import CudaRecorder, Graphs
 from service.engine.predict import predict
 from service.engine.recording import Format, Storage
+from service.engine.sampling import resolve
 from service.engine.weights import EMBEDDED, Model, find_model, load_model
 from service.errors import InputError
-from service.jobs import Ending, Event, Job
-from service.workers import Blob, Lineage
+from service.jobs import Ending, Event, Job, SamplingRequest
+from service.workers import Blob, Card, Lineage
 from service.workers.numbers import WorkerNumbers
 from service.workers.pictures import Pictures
 
@@ -49,10 +50,19 @@ MAX_DEFAULT_THREADS = 8  # more do not pay for small networks, and disturb the n
 class LocalWorker:
     """The `Worker` over one batcher, and the store that its jobs write to."""
 
-    def __init__(self, batcher: Batcher, store: Store, catalog: Catalog | None = None) -> None:
+    def __init__(
+        self, batcher: Batcher, store: Store, catalog: Catalog | None = None, models: Sequence[Model] = ()
+    ) -> None:
+        """The last of `models`, to which the device thread may add, is the one that draws."""
         self._batcher = batcher
         self._store = store
         self._catalog = catalog
+        self._models = models
+
+    @property
+    def card(self) -> Card | None:
+        """As in `Worker`."""
+        return card_of(self._models[-1]) if self._models else None
 
     @property
     def state(self) -> State:
@@ -124,12 +134,23 @@ def open_local(
     `catalog` finds sources for edits that name none. `graph_bytes` of a GPU's memory are for captured passes,
     `device_cache_bytes` for recordings that are read often.
     """
+    models: list[Model] = []
+
+    def open_device() -> Runner:
+        models.append(open_model())
+        return open_runner(models[-1], store, limits, catalog, graph_bytes, device_cache_bytes)
+
     batcher = Batcher(
-        lambda: open_runner(open_model(), store, limits, catalog, graph_bytes, device_cache_bytes),
+        open_device,
         max_jobs=limits.running_jobs + queue_jobs,
         running_jobs=limits.running_jobs,
     )
-    return LocalWorker(batcher, store, catalog)
+    return LocalWorker(batcher, store, catalog, models)
+
+
+def card_of(model: Model) -> Card:
+    """What clients should know of it."""
+    return Card(model.name, resolve(model, SamplingRequest()), model.max_pixels, model.defaults.words)
 
 
 def open_runner(

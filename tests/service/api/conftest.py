@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from cache_store.store import Store
+from service.api.keys import digest_of
 from service.app import create_app
 from service.batching.batcher import Batcher
 from service.batching.policy import Limits
@@ -201,6 +202,16 @@ def open_client(scripts):
 async def client(open_client):
     """The same with the usual settings."""
     async with open_client() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def keyed(scripts):
+    """The application over `scripts`, for the keys ann-key and bob-key; one job of each at a time."""
+    entries = ",".join(f"{name}:{digest_of(name + '-key')}" for name in ("ann", "bob"))
+    settings = Settings(running_jobs=1, queue_jobs=9, api_keys=entries, key_jobs=1, key_requests_per_minute=10)
+    async with serving(settings, open_worker=scripts.open_worker) as opened:
+        opened.app.state.worker._batcher.wait_opened()
         yield opened
 
 

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from service.api.streams import EventStream, frame
 from service.errors import JobFailedError
+from service.exchange import Exchange
 
 pytestmark = pytest.mark.anyio
 
@@ -104,7 +105,8 @@ class Answered:
         self.came = asyncio.Queue()
         self.reads = asyncio.Event()
         self.reads.set()
-        self.scope = {"type": "http", "state": {"log": {}}}
+        self.exchange = Exchange({"type": "http"}, 0.0)
+        self.scope = {"type": "http", "state": {"exchange": self.exchange}}
         stream = EventStream(frames, lambda error: frame("error", json.dumps(str(error))), **times)
         self.task = asyncio.create_task(stream(self.scope, asyncio.Event().wait, self._send))
 
@@ -167,7 +169,7 @@ async def test_a_client_that_takes_nothing_any_more_ends_the_frames():
     await answered.task
     assert closed.is_set()
     assert [message.get("body") for message in answered.sent] == [None, b"event: first\ndata: 1\n\n"]
-    assert answered.scope["state"]["log"] == {"status": 499, "problem": "client-gone"}
+    assert answered.exchange.is_gone
 
 
 async def test_a_stream_that_the_server_ends_says_so():

@@ -1,0 +1,42 @@
+"""Whether the service is alive, and whether it takes jobs: for whoever starts, restarts and balances services."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
+from service.api.description import documented
+from service.api.draining import Drain
+from service.batching.batcher import State, check_ready
+from service.workers import Worker
+
+router = APIRouter(tags=["service"])
+
+
+class Health(BaseModel):
+    """How it is."""
+
+    state: State = Field(examples=["ready"])
+
+
+@router.get("/healthz", responses=documented(500, 503))
+async def healthz(request: Request) -> Health:
+    """Whether this process is of any use: 503 when only a restart would help."""
+    state = _state(request)
+    if state == "dead":
+        check_ready(state)
+    return Health(state=state)
+
+
+@router.get("/readyz", responses=documented(500, 503))
+async def readyz(request: Request) -> Health:
+    """Whether jobs are taken: the model is loaded, and the service is not shutting down."""
+    state = _state(request)
+    check_ready(state)
+    return Health(state=state)
+
+
+def _state(request: Request) -> State:
+    worker: Worker = request.app.state.worker
+    drain: Drain = request.app.state.drain
+    return "draining" if drain.is_begun and worker.state != "dead" else worker.state

@@ -1,0 +1,110 @@
+"""The pictures that were drawn here: as files, as a family, and forgotten. Another tenant's are not there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, HTTPException, Path, Request, Response, Security
+from pydantic import BaseModel, Field
+
+from service.api.answers import url_of
+from service.api.description import GATED, Described, documented
+from service.api.gates import GatedRoute, bearer
+from service.api.repeats import Repeats
+from service.workers import Blob, Drawn, Worker
+
+CACHED = {"Cache-Control": "private, max-age=31536000, immutable", "Vary": "Authorization"}  # an id is a digest
+TEXT: dict[str, Any] = {"schema": {"type": "string"}}
+ERRORS = documented(*GATED, 404, 422)
+PNG: Described = {
+    200: {
+        "description": "The PNG",
+        "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        "headers": dict.fromkeys(["ETag", *CACHED], TEXT),
+    },
+    304: {"description": "The client has it", "headers": dict.fromkeys(["ETag", *CACHED], TEXT)},
+    **ERRORS,
+}
+
+router = APIRouter(route_class=GatedRoute, dependencies=[Security(bearer)], prefix="/images", tags=["images"])
+
+ImageId = Annotated[str, Path(min_length=1, max_length=100, examples=["6f1d0c2b9a"])]
+IfNoneMatch = Annotated[str, Header(alias="If-None-Match", description="ETags of what the client has")]
+
+
+class Picture(BaseModel):
+    """A picture that is kept."""
+
+    image_id: str
+    prompt: str
+    source_id: str | None = Field(description="Of which it is an edit; it may have been deleted since")
+    image_url: str
+
+    @classmethod
+    def of(cls, drawn: Drawn) -> Picture:
+        """As clients are told."""
+        return cls(
+            image_id=drawn.image_id,
+            prompt=drawn.prompt,
+            source_id=drawn.source_id,
+            image_url=url_of(drawn.image_id),
+        )
+
+
+class Family(BaseModel):
+    """Where a picture comes from, and what was made of it."""
+
+    picture: Picture
+    ancestors: list[Picture] = Field(description="The nearest first, as far as they are kept")
+    edits: list[Picture] = Field(description="Direct ones")
+
+
+@router.get("/{image_id}", response_class=Response, responses=PNG)
+async def image(image_id: ImageId, request: Request, if_none_match: IfNoneMatch = "") -> Response:
+    """A picture."""
+    return await _png(request, image_id, "image", if_none_match)
+
+
+@router.get("/{image_id}/mask", response_class=Response, responses=PNG)
+async def mask(image_id: ImageId, request: Request, if_none_match: IfNoneMatch = "") -> Response:
+    """Where an edited picture changed, in white."""
+    return await _png(request, image_id, "edit_mask", if_none_match)
+
+
+@router.get("/{image_id}/lineage", responses=ERRORS)
+async def lineage(image_id: ImageId, request: Request) -> Family:
+    """Where a picture comes from, and what was made of it."""
+    found = await _worker(request).lineage(image_id, request.state.tenant)
+    return Family(
+        picture=Picture.of(found.picture),
+        ancestors=[Picture.of(one) for one in found.ancestors],
+        edits=[Picture.of(one) for one in found.edits],
+    )
+
+
+@router.delete("/{image_id}", status_code=204, responses=ERRORS)
+async def delete(image_id: ImageId, request: Request) -> None:
+    """Forget a picture and how it was drawn. Edits of it stay."""
+    await _worker(request).delete(image_id, request.state.tenant)
+    repeats: Repeats = request.app.state.repeats
+    repeats.forget(image_id)
+
+
+async def _png(request: Request, image_id: str, name: Blob, if_none_match: str) -> Response:
+    png = await _worker(request).read(image_id, name, request.state.tenant)
+    if png is None:
+        raise HTTPException(404, f"the image {image_id!r} was drawn, not edited: it has no edit mask")
+    headers = {"ETag": f'"{image_id}.{name}"', **CACHED}
+    if _has(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(png, headers=headers, media_type="image/png")
+
+
+def _has(if_none_match: str, etag: str) -> bool:
+    came = [one.strip().removeprefix("W/") for one in if_none_match.split(",")]
+    return etag in came or "*" in came
+
+
+def _worker(request: Request) -> Worker:
+    worker: Worker = request.app.state.worker
+    return worker

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+ERRORS = {"401", "403", "429", "500"}  # of all that is behind the gate
+JOBS = {"404", "408", "409", "413", "422", "503", "504"}
+ANSWERS = {
+    ("/generate", "post"): {"200"} | ERRORS | JOBS,
+    ("/edit", "post"): {"200"} | ERRORS | JOBS,
+    ("/images/{image_id}", "get"): {"200", "304", "404", "422"} | ERRORS,
+    ("/images/{image_id}", "delete"): {"204", "404", "422"} | ERRORS,
+    ("/images/{image_id}/mask", "get"): {"200", "304", "404", "422"} | ERRORS,
+    ("/images/{image_id}/lineage", "get"): {"200", "404", "422"} | ERRORS,
+    ("/model", "get"): {"200", "503"} | ERRORS,
+    ("/healthz", "get"): {"200", "500", "503"},
+    ("/readyz", "get"): {"200", "500", "503"},
+}
+
+
+@pytest.fixture
+async def described(client):
+    return (await client.get("/openapi.json")).json()
+
+
+def operations(described):
+    return {(path, method): operation for path, its in described["paths"].items() for method, operation in its.items()}
+
+
+async def test_every_answer_of_every_native_route_is_described(described):
+    found = operations(described)
+    assert {name: set(found[name]["responses"]) for name in ANSWERS} == ANSWERS
+
+
+async def test_every_answer_has_the_requests_id(described):
+    for operation in operations(described).values():
+        for answer in operation["responses"].values():
+            assert "X-Request-Id" in answer["headers"]
+
+
+async def test_errors_are_problems_with_an_example(described):
+    for (path, _), operation in operations(described).items():
+        for status, answer in operation["responses"].items():
+            if status >= "400" and not path.startswith("/v1/"):
+                assert answer["content"]["application/problem+json"]["example"]["status"] == int(status)
+                assert len(answer["content"]) == 1
+
+
+async def test_headers_of_errors_are_described(described):
+    answers = operations(described)["/edit", "post"]["responses"]
+    assert "Retry-After" in answers["429"]["headers"]
+    assert "Retry-After" in answers["503"]["headers"]
+    assert "WWW-Authenticate" in answers["401"]["headers"]
+
+
+async def test_a_job_is_answered_as_json_or_as_a_stream(described):
+    answer = operations(described)["/edit", "post"]["responses"]["200"]
+    assert set(answer["content"]) == {"application/json", "text/event-stream"}
+    assert "event: mask" in answer["content"]["text/event-stream"]["example"]
+
+
+async def test_a_picture_is_a_png(described):
+    answer = operations(described)["/images/{image_id}", "get"]["responses"]["200"]
+    assert set(answer["content"]) == {"image/png"}
+    assert {"ETag", "Cache-Control", "Vary"} <= set(answer["headers"])
+
+
+async def test_requests_have_examples_and_a_key(described):
+    for name in ("GenerateRequest", "EditRequest"):
+        assert described["components"]["schemas"][name]["examples"]
+    assert "HTTPValidationError" not in described["components"]["schemas"]
+    found = operations(described)
+    assert all(found[name]["security"] for name in ANSWERS if name[0] not in {"/healthz", "/readyz"})
+    assert {one["name"] for one in found["/edit", "post"]["parameters"]} == {"Idempotency-Key"}
