@@ -63,8 +63,8 @@ class Exchange:
 
     @property
     def status(self) -> int:
-        """What was answered, or what `fields` say; 499 to a client that went away, 500 where the application raised."""
-        return CLIENT_GONE if self.is_gone else self.fields.get("status") or self.answered or 500
+        """What was answered; 499 to a client that went away, 500 where the application raised."""
+        return CLIENT_GONE if self.is_gone else self.answered or 500
 
     @property
     def seconds(self) -> float:

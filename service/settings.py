@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     metrics: Port | Literal["auto", "open", "off"] = Field(
         "auto",
         description="port of its own for /metrics; open = on the main one, for whoever reaches it; off; auto = open on"
-        " loopback, else off",
+        " loopback without keys, else off",
     )
 
     model: str = Field(
@@ -107,7 +107,8 @@ class Settings(BaseSettings):
     @property
     def has_open_metrics(self) -> bool:
         """Whether the main port answers /metrics, to whoever asks."""
-        return self.metrics == "open" or (self.metrics == "auto" and is_loopback(self.host))
+        is_private = is_loopback(self.host) and not self.api_keys  # who has keys may stand behind a proxy
+        return self.metrics == "open" or (self.metrics == "auto" and is_private)
 
     @property
     def num_threads(self) -> int | None:

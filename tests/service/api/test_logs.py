@@ -135,6 +135,17 @@ async def test_a_request_is_one_line_with_all_that_is_known_of_it(client, script
     assert "cancelled" not in line
 
 
+async def test_a_line_says_who_asked_and_by_which_id(keyed, written):
+    headers = {"authorization": "Bearer ann-key", "x-request-id": "ticket-7"}
+    await keyed.post("/generate", json={"prompt": WORDS}, headers=headers)
+    await keyed.post("/generate", json={"prompt": WORDS}, headers={"authorization": "Bearer guessed-key"})
+    known, unknown = requests(written)
+    assert (known["tenant"], known["request_id"]) == ("ann", "ticket-7")
+    assert (unknown["status"], unknown["problem"]) == (401, "unauthorized")
+    assert "tenant" not in unknown
+    assert "-key" not in written.getvalue()
+
+
 async def test_a_refused_request_says_by_which_problem(client, written):
     await client.post("/edit", json={"prompt": ["x"]})
     await client.get("/images/some-id")

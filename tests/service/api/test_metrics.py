@@ -254,7 +254,13 @@ async def test_openmetrics_is_for_who_asks_for_it(client):
 
 @pytest.mark.parametrize(
     ("settings", "status"),
-    [({}, 200), ({"host": "10.0.0.1"}, 404), ({"host": "10.0.0.1", "metrics": "open"}, 200), ({"metrics": "off"}, 404)],
+    [
+        ({}, 200),
+        ({"host": "10.0.0.1"}, 404),
+        ({"api_keys": f"ann:{64 * '0'}"}, 404),
+        ({"host": "10.0.0.1", "metrics": "open"}, 200),
+        ({"metrics": "off"}, 404),
+    ],
 )
 async def test_the_main_port_has_metrics_on_loopback_or_where_that_is_wanted(open_client, settings, status):
     async with open_client(**settings) as client:
