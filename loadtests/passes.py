@@ -84,7 +84,8 @@ class Passes:
         everything = _everything(unet, inputs)
         with store.create(RECORDING, layout) as draft:
             for step in range(num_steps):
-                (noise,) = predict(unet, [_call(inputs, text, everything, form, step, target=Target(draft, step))])
+                target = Target(draft, step, form)
+                (noise,) = predict(unet, [_call(inputs, text, everything, form, step, target=target)])
             draft.commit()
         on_host = store.open(RECORDING)
         if on_host is None or on_host.activations is None:

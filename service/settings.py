@@ -82,6 +82,8 @@ class Settings(BaseSettings):
         description="of self-attention: its inputs, its keys and values (more memory, less work), or none: changed rows"
         " then see each other only, as in the paper",
     )
+    attention_every: PositiveInt = Field(1, description="of so many steps one records it, which the others read, too")
+    rows_every: PositiveInt = Field(1, description="the same of block outputs, around changed rows")
 
     running_jobs: PositiveInt = Field(8, description="jobs that share the device at a time")
     queue_jobs: int = Field(32, ge=0, description="jobs that may wait beyond those; more are refused with 429")
@@ -101,7 +103,7 @@ class Settings(BaseSettings):
     @property
     def model_options(self) -> dict[str, Any]:
         """How the model is opened, by the names of `open_model`."""
-        own = self.model_dump(include={"device", "dtype", "storage_dtype", "record"})
+        own = self.model_dump(include={"device", "dtype", "storage_dtype", "record", "attention_every", "rows_every"})
         return {**own, "num_threads": self.num_threads}
 
     @property

@@ -15,7 +15,7 @@ from service.engine.macs import MacModel
 from service.engine.maps import KeepMaps, Moved, Words
 from service.engine.masks import num_detection_steps
 from service.engine.rates import RATES
-from service.engine.recording import Column, columns_of, kept_positions, layout_of, words_level
+from service.engine.recording import FORMAT, Column, columns_of, kept_positions, layout_of, words_level
 from service.engine.sampling import num_branches
 from service.engine.unet import UNetConfig
 from service.engine.weights import Model
@@ -81,7 +81,9 @@ class Canvas:
         num_steps, branches = self.sampling.num_inference_steps, num_branches(self.sampling)
         layout = layout_of(self.columns, self.model.format, num_steps, num_map_steps, branches)
         kept = kept_positions(layout, active) if parent else None
-        return store.create(recording_id, layout, parent, kept, seconds_saved=self.dense_seconds)
+        draft = store.create(recording_id, layout, parent, kept, seconds_saved=self.dense_seconds)
+        draft.put(FORMAT, self.model.format.told)
+        return draft
 
     def words(self, base: Tensor | None = None) -> Words:
         """Where tokens look, to be filled while it is drawn; `base` [T, h, w] where nothing is computed."""
@@ -95,7 +97,8 @@ class Canvas:
         last = max(self.num_map_steps, self.sampling.num_inference_steps // 2)
 
         def keep(step: int) -> KeepMaps | None:
-            return KeepMaps(Target(draft, step), words, moved(step) if moved else None) if step < last else None
+            target = Target(draft, step, self.model.format)
+            return KeepMaps(target, words, moved(step) if moved else None) if step < last else None
 
         return keep
 

@@ -113,7 +113,7 @@ class Denoising:
             text=self.text,
             active=self.active if (step - steps.start) % self.deep_every == 0 else self._shallow,
             source=feed.step(step) if feed else None,
-            target=Target(self.draft, step) if self.draft else None,
+            target=Target(self.draft, step, self.canvas.model.format) if self.draft else None,
             control=self.control(step),
             keep_maps=self.keep_maps(step),
             format=self.canvas.model.format,

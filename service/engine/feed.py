@@ -4,7 +4,8 @@
     step 4 is gathered meanwhile          into the buffers that step 2 has read
     step 4 is asked for ...               its stream waits for that gather; the host never waits
 
-So copies over the bus and the steps' own work are side by side.
+So copies over the bus and the steps' own work are side by side. Where only each n-th step keeps a plane, the rows of
+the step before stay where they are: they are moved once for n steps.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Reads:
             self.ready.wait()
             self.ready = None
         if slot not in self.gathered:
-            self.gathered[slot] = self.feed.gather(self.source, slot)
+            self.gathered[slot] = self.feed.rows(self.source, slot)
 
     def prefetch_next(self) -> None:
         """Begins to gather what the next step will ask for; to be called when this one is enqueued."""
@@ -77,6 +78,8 @@ class Feed:
         layout = recording.activations.layout
         self.places = planes_of(layout)
         self.gather = gather_of(layout, recording.activations, plans, form, like)
+        self._held: dict[Slot, tuple[int, Tensor]] = {}  # of planes kept more rarely: the place of the rows, and they
+        self._form = form
         self._recording = recording
         self._num_steps = num_steps
         self._period = period
@@ -91,7 +94,21 @@ class Feed:
     def step(self, step: int) -> Reads:
         """What one step reads; that which was gathered ahead, if it is that step."""
         ahead, self._ahead = self._ahead, None
-        return ahead if ahead and ahead.source.step == step else Reads(self, Source(self._recording, step))
+        return ahead if ahead and ahead.source.step == step else self._reads(step)
+
+    def rows(self, source: Source, slot: Slot) -> Tensor:
+        """Rows [N, width] of a slot: those that are here from the step before, if they are this one's, too.
+
+        The network writes fresh rows among those that it attends to: of one job always the same ones.
+        """
+        if self._form.every(slot.plane) == 1:
+            return self.gather(source, slot)
+        place = source.place(slot.plane)
+        at, rows = self._held.get(slot, (None, None))
+        if rows is None or at != place:
+            rows = self.gather(source, slot)
+            self._held[slot] = place, rows
+        return rows
 
     def prefetch(self, reads: Reads) -> None:
         """On the side stream, into the buffers of the step before this one: after that step, beside this one."""
@@ -102,11 +119,14 @@ class Feed:
         self._last_enqueued = torch.cuda.current_stream(self._side.device).record_event()
         if before is not None:
             self._side.wait_event(before)
-        ahead = Reads(self, Source(self._recording, step))
+        ahead = self._reads(step)
         with torch.cuda.stream(self._side):
             slots = dict.fromkeys(self._asked.get(step % self._period, ()))
-            ahead.gathered = {slot: self.gather(ahead.source, slot) for slot in slots}
+            ahead.gathered = {slot: self.rows(ahead.source, slot) for slot in slots}
             for rows in ahead.gathered.values():  # a job that is cancelled must not free what is being written
                 rows.record_stream(self._side)
         ahead.ready = self._side.record_event()
         self._ahead = ahead
+
+    def _reads(self, step: int) -> Reads:
+        return Reads(self, Source(self._recording, step, self._form))

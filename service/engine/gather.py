@@ -35,7 +35,7 @@ class Gather(Protocol):
 
 def gather_of(layout: Layout, activations: Activations, plans: Sequence[Plan], form: Format, like: Tensor) -> Gather:
     """The kernel's where it can be had; `like` has the network's dtype and device."""
-    by_host = ByHost(layout, plans, form, like)
+    by_host = ByHost(layout, plans, like)
     if why_not(like.device) is None and activations.in_reach:
         return ByKernel(activations, plans, form, like, by_host)
     return by_host
@@ -44,10 +44,9 @@ def gather_of(layout: Layout, activations: Activations, plans: Sequence[Plan], f
 class ByHost:
     """The recording's own `rows`, and a copy to the device."""
 
-    def __init__(self, layout: Layout, plans: Sequence[Plan], form: Format, like: Tensor) -> None:
+    def __init__(self, layout: Layout, plans: Sequence[Plan], like: Tensor) -> None:
         self._layout = layout
         self._plans = plans
-        self._kind = form.kind
         self._like = like
         self._listed: dict[Slot, Tensor] = {}
 
@@ -66,7 +65,7 @@ class ByHost:
         dtype = torch.float32 if slot.plane == "statistics" else self._like.dtype
         if not len(positions):
             return torch.empty(0, self._layout[slot.plane].width_of(slot.key), dtype=dtype)
-        return source.floats(slot.plane, positions, slot.key, self._kind, dtype)
+        return source.floats(slot.plane, positions, slot.key, dtype)
 
 
 def _spread(rows: Tensor, present: Tensor) -> Tensor:
@@ -116,13 +115,13 @@ class ByKernel:
         self._planned: dict[Slot, _Planned | None] = {}
 
     def __call__(self, source: Source, slot: Slot) -> Tensor:
-        """See `Gather`. The rows are overwritten two steps later."""
+        """See `Gather`. The rows are overwritten by those of the kept step after the next."""
         if slot not in self._planned:
             self._planned[slot] = self._plan(slot) if self._serves(slot) else None
         planned = self._planned[slot]
         if planned is None:
             return self._by_host(source, slot)
-        out = planned.buffers[source.step % 2]
+        out = planned.buffers[source.place(slot.plane) % 2]
         for share in planned.shares:
             self._launch(source, slot.plane, planned, share, out)
         return out
@@ -154,9 +153,10 @@ class ByKernel:
         return _Planned(columns, self._is_quantised(slot), shares, (one, other))
 
     def _launch(self, source: Source, plane: str, planned: _Planned, share: _Share, out: Tensor) -> None:
-        values, scales = share.owner.array(source.step, plane), None
+        values, scales = share.owner.array(source.place(plane), plane), None
         if planned.is_quantised and self._kind:
-            values, scales = values.view(VALUES[self._kind]), share.owner.array(source.step, SCALES + plane)
+            values = values.view(VALUES[self._kind])
+            scales = share.owner.array(source.place(plane), SCALES + plane)
         width = out.shape[1]
         source.num_bytes += share.num_rows * width * values.element_size()
         source.num_bytes += 0 if scales is None else share.num_rows * (width // BLOCK) * 2

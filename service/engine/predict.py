@@ -53,4 +53,4 @@ def _writer(batch: Batch) -> BatchWriter | Staging | None:
         return None
     if batch.sample.is_cuda:
         return Staging(batch.kept_in, batch.format.kind)
-    return BatchWriter(batch.targets, batch.num_images, batch.format.kind)
+    return BatchWriter(batch.targets, batch.num_images)

@@ -76,7 +76,7 @@ class Probe:
         _, _, height, width = self.latents.shape
         branches, predictions = num_branches(sampling), []
         for step in self.steps:
-            source = Source(recording, step)
+            source = Source(recording, step, self.canvas.model.format)
             rows = source.rows("prediction", torch.arange(branches * height * width))
             predictions.append(rows.to(self.latents).view(branches, height, width, -1).permute(0, 3, 1, 2))
             tally.read(source.num_bytes)

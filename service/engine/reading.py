@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from cache_store.store import Recording
-from service.engine.recording import SCALES
+from service.engine.recording import SCALES, Format
 from sparse_ops.plan import Plan
 from sparse_ops.positions import Positions
-from sparse_ops.quantise import BLOCK, VALUES, Kind, dequantise
+from sparse_ops.quantise import BLOCK, VALUES, dequantise
 
 Role = Literal["halo", "rest", "keys", "fill"]
 
@@ -90,17 +90,22 @@ class Source:
 
     recording: Recording
     step: int
+    form: Format  # of the recording
     num_bytes: int = 0
+
+    def place(self, plane: str) -> int:
+        """Where the rows of a plane that this step reads lie among those kept: see `Format.place`."""
+        return self.form.place(plane, self.step)
 
     def rows(self, plane: str, positions: Tensor, key: str | None = None) -> Tensor:
         """Recorded rows [N, width]; see `Recording.rows`."""
-        rows = self.recording.rows(self.step, plane, positions, key)
+        rows = self.recording.rows(self.place(plane), plane, positions, key)
         self.num_bytes += rows.numel() * rows.element_size()
         return rows
 
-    def floats(self, plane: str, positions: Tensor, key: str | None, kind: Kind | None, dtype: torch.dtype) -> Tensor:
+    def floats(self, plane: str, positions: Tensor, key: str | None, dtype: torch.dtype) -> Tensor:
         """The same as numbers: quantised rows are scaled back."""
-        rows = self.rows(plane, positions, key)
+        rows, kind = self.rows(plane, positions, key), self.form.kind
         layout = self.recording.activations.layout if self.recording.activations else {}
         if kind is None or SCALES + plane not in layout:
             return rows.to(dtype)

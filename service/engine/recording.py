@@ -10,12 +10,21 @@
 
 Both guidance branches are images of their own: a plane's rows are branch after branch. Which columns there are is not
 written down anywhere: the network runs once on the meta device and a writer notes what it is given.
+
+Of n steps in a row a plane may be kept once, of the one in the middle, which the others read:
+
+    attention_every = 3    step     0  1  2  3  4  5  6
+                           kept        0        1     2      `keeps`; of the last steps at least one
+                           reads    0  0  0  1  1  1  2      `place`
+
+Statistics and predictions are small, and are kept of each step. Approximate: what is read is up to n / 2 steps off.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import ceil
 from typing import Literal
@@ -24,6 +33,7 @@ import torch
 from torch import Tensor
 
 from cache_store.layout import Layout, Plane
+from cache_store.store import Recording
 from service.engine.unet import UNet
 from sparse_ops.context import Context
 from sparse_ops.plan import dense_plans
@@ -33,6 +43,7 @@ from sparse_ops.quantise import BLOCK, Kind
 Storage = Literal["float32", "float16", "int8", "fp8"]
 
 MAX_MAP_POSITIONS = 48 * 48  # cross-attention maps of higher resolutions are many bytes and say no more
+FORMAT = "format"  # what the blob is called that says it
 SCALES = "scales:"  # what the plane of a quantised plane's scales is called by
 
 
@@ -53,6 +64,14 @@ class Format:
     storage: Storage = "float16"  # of activations; statistics and predictions stay float32, maps half or single
     keep_inputs: bool = True  # of self-attention its inputs, projected again when read; False: keys and values
     keep_attention: bool = True  # False: neither; edits then attend to the rows that they compute only
+    attention_every: int = 1  # of so many steps one keeps self-attention's
+    rows_every: int = 1  # of so many steps one keeps block and conv1 outputs
+
+    def __post_init__(self) -> None:
+        """ValueError for steps that nobody can count."""
+        for name in ("attention_every", "rows_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def kind(self) -> Kind | None:
@@ -63,6 +82,25 @@ class Format:
     def dtype(self) -> torch.dtype:
         """Of what is not quantised."""
         return torch.float32 if self.storage == "float32" else torch.float16
+
+    def every(self, plane: str) -> int:
+        """Of so many steps in a row one keeps this plane."""
+        kind, *_ = plane.removeprefix(SCALES).partition(".")
+        return {"attention": self.attention_every, "rows": self.rows_every}.get(kind, 1)
+
+    def place(self, plane: str, step: int) -> int:
+        """Where the rows of a plane that a step reads lie among those kept."""
+        return step // self.every(plane)
+
+    def keeps(self, plane: str, step: int, num_steps: int) -> bool:
+        """Whether they are the step's own: it is the middle one of those that read them."""
+        every = self.every(plane)
+        return step == min(self.place(plane, step) * every + every // 2, num_steps - 1)
+
+    @property
+    def told(self) -> bytes:
+        """What a recording says of how it is kept."""
+        return json.dumps(asdict(self), sort_keys=True).encode()
 
 
 @lru_cache(maxsize=32)
@@ -112,18 +150,24 @@ def layout_of(columns: Sequence[Column], form: Format, num_steps: int, num_map_s
         if name.startswith("attention") and not form.keep_attention:
             continue
         widths = {column.key: column.width for column in own}
+        num_kept = ceil(num_steps / form.every(name))
         if form.kind and name.startswith(("rows", "attention")):
-            planes[name] = Plane.of(own[0].num_rows * num_branches, widths, torch.uint8, num_steps)
+            planes[name] = Plane.of(own[0].num_rows * num_branches, widths, torch.uint8, num_kept)
             num_scales = {key: ceil(width / BLOCK) for key, width in widths.items()}
-            planes[SCALES + name] = Plane.of(own[0].num_rows * num_branches, num_scales, torch.float16, num_steps)
+            planes[SCALES + name] = Plane.of(own[0].num_rows * num_branches, num_scales, torch.float16, num_kept)
             continue
         planes[name] = Plane.of(
             num_rows=own[0].num_rows * (1 if is_map else num_branches),
             widths=widths,
             dtype=torch.float32 if name in {"prediction", "statistics"} else form.dtype,
-            num_steps=num_map_steps if is_map else num_steps,
+            num_steps=num_map_steps if is_map else num_kept,
         )
     return planes
+
+
+def is_readable(recording: Recording, form: Format) -> bool:
+    """Whether a recording has rows, kept in this format: under other settings its bytes would mean something else."""
+    return recording.activations is not None and recording.blob(FORMAT) == form.told
 
 
 def words_level(columns: Sequence[Column]) -> int:

@@ -28,6 +28,7 @@ from service.engine.prompts import Alignment, Mix
 from service.engine.read_text import ReadText
 from service.engine.reading import Source
 from service.engine.receipts import Tally
+from service.engine.recording import is_readable
 from service.engine.region import choose_active, detected_mask, probed_mask
 from service.engine.sampling import make_sampler, num_branches
 from service.engine.text import align_prompts, read_branches
@@ -81,7 +82,7 @@ class Revision:
     @property
     def is_readable(self) -> bool:
         """Whether steps may be sparse."""
-        return self.recording.activations is not None and self.job.cache != "off"
+        return self.job.cache != "off" and is_readable(self.recording, self.model.format)
 
     @property
     def _attends(self) -> bool:
@@ -94,7 +95,7 @@ class Revision:
     def _unreadable(self) -> str | None:
         """Why steps are dense whatever the mask; None where they may be sparse."""
         if not self.is_readable:
-            return "the source has no activations to read: they were evicted, not kept, or not wanted"
+            return "the source has no activations to read: they were evicted, kept otherwise, or not wanted"
         if self.recording.activations and self.recording.activations.depth >= MOST_DEPTH:
             return f"the source is the {MOST_DEPTH}th edit of an edit: all is computed, and recorded, anew"
         return None
@@ -210,7 +211,7 @@ class Revision:
             self.tally.fall_back("detect", "no attention of the source is recorded: its words are not held in place")
             return never
         num_steps = ceil(ratio * masks.num_detection_steps(self.sampling.num_inference_steps))
-        return lambda step: MixMaps(Source(self.recording, step), self.mix) if step < num_steps else None
+        return lambda step: MixMaps(self._step(step), self.mix) if step < num_steps else None
 
     @property
     def _first(self) -> Tensor:
@@ -245,7 +246,10 @@ class Revision:
         return canvas.draft(store, image_id, parent, active, with_maps=by_steps)
 
     def _moved(self, step: int) -> Moved:
-        return Moved(Source(self.recording, step), self.alignment.mapper, self.alignment.alpha)
+        return Moved(self._step(step), self.alignment.mapper, self.alignment.alpha)
+
+    def _step(self, step: int) -> Source:
+        return Source(self.recording, step, self.model.format)
 
     def _moved_words(self) -> Tensor:
         """Where the source's tokens looked, for the tokens that stay."""

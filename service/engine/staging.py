@@ -58,7 +58,7 @@ class Staging:
             starts = _starts(plane, plans, len(rows))
             begin = 0
             for target, count in zip(targets, num_images, strict=True):
-                if target and target.draft.activations:
+                if target and target.keeps(plane):
                     _send(target, plane, rows[starts[begin] : starts[begin + count]].clone())
                 begin += count
 
@@ -77,12 +77,12 @@ def _starts(plane: str, plans: Sequence[Plan], num_rows: int) -> Sequence[int]:
 
 def _send(target: Target, plane: str, rows: Tensor) -> None:
     if not rows.is_cuda:
-        target.draft.write(target.step, plane, None, rows)
+        target.write(plane, None, rows)
         return
     side = _outward(rows.device)
     side.wait_stream(torch.cuda.current_stream(rows.device))
     with torch.cuda.stream(side):
-        target.draft.write(target.step, plane, None, rows)
+        target.write(plane, None, rows)
     rows.record_stream(side)
 
 

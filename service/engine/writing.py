@@ -11,15 +11,14 @@ from torch import Tensor
 
 from cache_store.layout import Layout
 from cache_store.store import Draft
-from service.engine.recording import SCALES, planes_of
+from service.engine.recording import SCALES, Format, planes_of
 from sparse_ops import ops
 from sparse_ops.positions import Positions
-from sparse_ops.quantise import Kind
 
 
 @dataclass(eq=False)
 class Target:
-    """One step of a draft, as a writer wants it.
+    """One step of a draft, as a writer wants it: of planes that are kept more rarely, it takes what is its to keep.
 
     What lies on a GPU is put side by side there first, and leaves it plane by plane: one copy instead of sixty, for
     which nobody waits.
@@ -27,34 +26,44 @@ class Target:
 
     draft: Draft
     step: int
+    form: Format
     _staged: dict[str, Tensor] = field(default_factory=dict)
 
-    def keep(self, plane: str, key: str, rows: Tensor, kind: Kind | None = None) -> None:
-        """One tensor's rows, quantised where the plane has scales."""
-        if kind is None or SCALES + plane not in self._layout:
+    def keeps(self, plane: str) -> bool:
+        """Whether the draft has this plane, and of this step."""
+        layout = self._layout
+        return plane in layout and self.form.keeps(plane, self.step, layout["prediction"].num_steps)
+
+    def keep(self, plane: str, key: str, rows: Tensor) -> None:
+        """One tensor's rows, quantised where the plane has scales; nothing of a plane that it does not keep."""
+        if not self.keeps(plane):
+            return
+        if self.form.kind is None or SCALES + plane not in self._layout:
             self._put(plane, key, rows)
             return
-        values, scales = ops.quantise(rows, kind)
+        values, scales = ops.quantise(rows, self.form.kind)
         self._put(plane, key, values.view(torch.uint8))
         self._put(SCALES + plane, key, scales)
 
     def flush(self) -> None:
         """Sends what was put side by side; to be called when the step is enqueued."""
         for plane, rows in self._staged.items():
-            self.draft.write(self.step, plane, None, rows)
+            self.write(plane, None, rows)
         self._staged.clear()
+
+    def write(self, plane: str, key: str | None, rows: Tensor) -> None:
+        """Rows as they are kept, of one tensor or of all, to their place in the draft; of a plane that it `keeps`."""
+        self.draft.write(self.form.place(plane, self.step), plane, key, rows)
 
     @property
     def _layout(self) -> Layout:
         return self.draft.activations.layout if self.draft.activations else {}
 
     def _put(self, plane: str, key: str, rows: Tensor) -> None:
-        lies = self._layout.get(plane)
-        if lies is None:  # of a draft of the core alone
-            return
+        lies = self._layout[plane]
         rows = in_range(rows, lies.dtype)
         if not rows.is_cuda:
-            self.draft.write(self.step, plane, key, rows)
+            self.write(plane, key, rows)
             return
         if plane not in self._staged:
             self._staged[plane] = rows.new_empty(len(rows), lies.width, dtype=lies.dtype)
@@ -72,8 +81,7 @@ def in_range(values: Tensor, dtype: torch.dtype) -> Tensor:
 class BatchWriter:
     """Keeps what each image of a batch computes in its own step of its own draft, at once: on a CPU."""
 
-    def __init__(self, targets: Sequence[Target | None], num_images: Sequence[int], kind: Kind | None = None) -> None:
-        self._kind = kind
+    def __init__(self, targets: Sequence[Target | None], num_images: Sequence[int]) -> None:
         spans = pairwise(accumulate(num_images, initial=0))
         self._targets = [
             (target, span) for target, span in zip(targets, spans, strict=True) if target and target.draft.activations
@@ -86,7 +94,7 @@ class BatchWriter:
             if key not in places:
                 continue
             part = values[positions.offsets[begin] : positions.offsets[end]]
-            target.keep(places[key][0], key, part, self._kind)
+            target.keep(places[key][0], key, part)
 
     def statistics(self, key: str, values: Tensor) -> None:
         """Keeps mean and variance [B, 2, G]."""

@@ -233,6 +233,8 @@ def open_model(
     dtype: str = "auto",
     storage_dtype: Storage = "float16",
     record: Literal["inputs", "keys_values", "none"] = "inputs",
+    attention_every: int = 1,
+    rows_every: int = 1,
     max_pixels: int | None = None,
 ) -> Model:
     """Load a model onto a device. InputError where there is no such device, or the model is not whole.
@@ -240,13 +242,13 @@ def open_model(
     `source` is a diffusers directory, a hub id, or `postcard`, the embedded model. `device` is torch's name or `auto`
     (CUDA if there is one). `num_threads` None is torch's own number, the physical cores or OMP_NUM_THREADS, but at
     most 8. `dtype`, torch's name, is what the model computes in; `auto` is float16 on CUDA, else float32.
-    `storage_dtype` is what recordings are kept in, `record` what they keep of self-attention. `max_pixels` bounds
-    the pictures that may be asked for.
+    `storage_dtype` is what recordings are kept in, `record` what they keep of self-attention, `attention_every` and
+    `rows_every` of how many steps one keeps it and the rows. `max_pixels` bounds the pictures that may be asked for.
     """
     place = find_device(device)
     if dtype == "auto":
         dtype = "float16" if place.type == "cuda" else "float32"
-    form = Format(storage_dtype, keep_inputs=record != "keys_values", keep_attention=record != "none")
+    form = Format(storage_dtype, record != "keys_values", record != "none", attention_every, rows_every)
     transformers.utils.logging.disable_progress_bar()  # weights load in a second, and logs stay
     torch.set_num_threads(num_threads or min(MAX_DEFAULT_THREADS, torch.get_num_threads()))
     model = load_model(_source(source), place, getattr(torch, dtype), form, max_pixels)

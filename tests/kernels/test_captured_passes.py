@@ -6,6 +6,7 @@ holds addresses: what the host knew then is baked in, and would show as a wrong 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -139,19 +140,21 @@ def call(unet, seed, form, where=EVERYTHING, source=None, target=None):
     )  # fmt: skip
 
 
-def record(unet, store, name, form, where=EVERYTHING, source=None, parent=None, graphs=None):
-    """A recording of one step, drawn by one call."""
-    layout = layout_of(columns_of(unet, SIZE, SIZE, TOKENS, form.keep_inputs), form, 1, 0, BRANCHES)
+def record(unet, store, name, form, where=EVERYTHING, source=None, parent=None, graphs=None, num_steps=1):
+    """A recording of one step, drawn by one call; or of more, each another drawing."""
+    layout = layout_of(columns_of(unet, SIZE, SIZE, TOKENS, form.keep_inputs), form, num_steps, 0, BRANCHES)
     layout = {plane: held for plane, held in layout.items() if held.num_steps}
     kept = kept_positions(layout, where.levels) if parent else None
     with store.create(name, layout, parent, kept) as draft:
-        predict(unet, [call(unet, 1, form, where, source, Target(draft, 0))], graphs)
+        for step in range(num_steps):
+            predict(unet, [call(unet, 1 + step, form, where, source, Target(draft, step, form))], graphs)
         draft.commit()
     return store.open(name)
 
 
-def feed(recording, where, form):
-    return Feed(recording, plans_of((where,), torch.device("cpu")), form, torch.empty(0, dtype=torch.float16), 1)
+def feed(recording, where, form, num_steps=1, period=1):
+    like = torch.empty(0, dtype=torch.float16)
+    return Feed(recording, plans_of((where,), torch.device("cpu")), form, like, num_steps, period)
 
 
 @pytest.mark.parametrize("name", ["inputs", "keys and values", "int8"])
@@ -210,7 +213,7 @@ def test_what_watches_cross_attention_sees_it_after_each_replay(unet):
         for passes in (None, graphs, graphs):
             words = Words(level, (SIZE, SIZE), TOKENS)
             one = call(unet, 4, form, where, feed(source, where, form).step(0))
-            kept = KeepMaps(Target(store.create("core alone", {}), 0), words)
+            kept = KeepMaps(Target(store.create("core alone", {}), 0, form), words)
             predict(unet, [replace(one, keep_maps=kept)], passes)
             seen.append(words.mean())
         torch.testing.assert_close(seen[1], seen[0], atol=2e-3, rtol=2e-3)
@@ -294,3 +297,75 @@ def test_rows_gathered_by_a_kernel_are_the_hosts(unet, monkeypatch, name):
             there = gather.listed(plans_of((where,), torch.device("cpu")), slot) >= 0
             assert torch.equal(reads.read(slot)[there], expected.read(slot)[there])
         assert reads.num_bytes == expected.num_bytes
+
+
+THINNED = [Format("float16", attention_every=3, rows_every=2), Format("int8", attention_every=2, rows_every=5)]
+
+
+@pytest.mark.parametrize("form", THINNED)
+def test_a_captured_pass_keeps_what_each_step_is_to_keep(unet, form):
+    """All planes are put side by side at every replay; of each step those leave that it keeps."""
+    store, graphs = Store(1 << 30), Graphs(TapeRecorder(), 1 << 30)
+    plain = record(unet, store, "plain", form, num_steps=5)
+    captured = record(unet, store, "captured", form, num_steps=5, graphs=graphs)
+    each = record(unet, store, "each step", replace(form, attention_every=1, rows_every=1), num_steps=5)
+    assert len(graphs) == 1
+    for plane, lies in plain.activations.layout.items():
+        everything = torch.arange(lies.num_rows)
+        for place in range(lies.num_steps):
+            rows = plain.rows(place, plane, everything)
+            assert torch.equal(captured.rows(place, plane, everything), rows)
+            kept = next(step for step in range(5) if form.place(plane, step) == place and form.keeps(plane, step, 5))
+            assert torch.equal(each.rows(kept, plane, everything), rows)
+
+
+class SideStream:
+    """A stream that is always ahead: what is enqueued on it has happened when the host goes on."""
+
+    def wait_event(self, event):
+        pass
+
+    def record_event(self):
+        return self
+
+    def wait(self):
+        pass
+
+
+@pytest.fixture
+def side_stream(monkeypatch):
+    """`torch.cuda`'s streams on a CPU: each is ahead of all others as far as events let it be."""
+    stream = SideStream()
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+    monkeypatch.setattr(SideStream, "device", torch.device("cpu"), raising=False)
+    return stream
+
+
+@pytest.mark.parametrize("form", [FORMATS["inputs"], *THINNED])
+@pytest.mark.parametrize("period", [1, 2])
+def test_rows_gathered_ahead_overwrite_none_that_a_step_still_reads(unet, monkeypatch, side_stream, form, period):
+    """The next step's are gathered before this one has read its own; of planes kept more rarely each once."""
+    store, num_steps, where = Store(1 << 30), 8, active(mask((2, 3)))
+    source = record(unet, store, "source", form, num_steps=num_steps)
+    monkeypatch.setattr(Activations, "in_reach", True)
+    monkeypatch.setattr(gather, "why_not", lambda _: "asked for")
+    by_host = feed(source, where, form, num_steps)
+    asked = by_host.step(0)
+    predict(unet, [call(unet, 3, form, where, asked)])
+    slots = list(asked.gathered)
+    few = [slot for slot in slots if slot.level == 0]  # a shallow step's
+    monkeypatch.setattr(gather, "why_not", lambda _: None)
+    ahead = feed(source, where, form, num_steps, period)
+    assert isinstance(ahead.gather, ByKernel)
+    ahead._side = side_stream
+    for step in range(num_steps):
+        reads, expected = ahead.step(step), feed(source, where, form, num_steps).step(step)
+        assert (reads.ready is None) == (step == 0)
+        rows = {slot: reads.read(slot) for slot in (few if step % period else slots)}
+        reads.prefetch_next()
+        for slot, here in rows.items():
+            there = gather.listed(plans_of((where,), torch.device("cpu")), slot) >= 0
+            assert torch.equal(here[there], expected.read(slot)[there])
+            here[~there] = step  # the network writes fresh rows among them

@@ -213,9 +213,11 @@ def test_postcard_is_the_embedded_model(monkeypatch, source, path):
 @pytest.mark.parametrize(("record", "keep_inputs"), [("inputs", True), ("keys_values", False), ("none", True)])
 def test_a_model_computes_and_records_as_it_is_told(monkeypatch, record, keep_inputs):
     monkeypatch.setattr(local, "load_model", lambda *given: given)
-    settings = Settings(device="cpu", threads=1, dtype="bfloat16", storage_dtype="float32", record=record)
+    asked = {"storage_dtype": "float32", "record": record, "attention_every": 5, "rows_every": 2}
+    settings = Settings(device="cpu", threads=1, dtype="bfloat16", **asked)
     _, *told = open_model("postcard", max_pixels=settings.max_pixels, **settings.model_options)
-    assert told == [torch.device("cpu"), torch.bfloat16, Format("float32", keep_inputs, record != "none"), 2**20]
+    form = Format("float32", keep_inputs, record != "none", attention_every=5, rows_every=2)
+    assert told == [torch.device("cpu"), torch.bfloat16, form, 2**20]
 
 
 @pytest.mark.parametrize(("reason", "lines"), [("kernels need more", 1), (None, 0)])
