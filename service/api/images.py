@@ -52,21 +52,22 @@ def decode_mask(text: str, field: str = "edit_mask") -> Image.Image:
 
 
 def read_mask(png: bytes, field: str) -> Image.Image:
-    """The same from a file's bytes."""
-    _check_size(png, field)
+    """The same from a file's bytes. Nothing of the size that it claims is held before that is known to be small."""
+    if len(png) < 24 or not png.startswith(_SIGNATURE):
+        came = next(kind for magic, kind in _OTHERS.items() if png.startswith(magic))
+        raise InputError(field, f"must be a PNG, got {came}")
+    _check_size(struct.unpack(">II", png[16:24]), field)
     try:
         image: Image.Image = Image.open(io.BytesIO(png), formats=["PNG"])
+        _check_size(image.size, field)  # a second header may have claimed another one
         image.load()
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except InputError:
+        raise
+    except Exception as error:  # whatever Pillow raises at what was made to break it
         raise InputError(field, f"is a broken PNG: {error}") from error
     return image
 
 
-def _check_size(png: bytes, field: str) -> None:
-    """Reads the header only: a small file may claim a picture that does not fit into memory."""
-    if len(png) < 24 or not png.startswith(_SIGNATURE):
-        came = next(kind for magic, kind in _OTHERS.items() if png.startswith(magic))
-        raise InputError(field, f"must be a PNG, got {came}")
-    width, height = struct.unpack(">II", png[16:24])
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise InputError(field, f"must be at most {MAX_SIDE} x {MAX_SIDE} pixels, got {width} x {height}")
+def _check_size(size: tuple[int, int], field: str) -> None:
+    if not all(1 <= side <= MAX_SIDE for side in size):
+        raise InputError(field, f"must be at most {MAX_SIDE} x {MAX_SIDE} pixels, got {size[0]} x {size[1]}")

@@ -1,18 +1,14 @@
 from __future__ import annotations
 
 import base64
-import io
 import struct
 import zlib
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from service.api.images import decode_mask, encode_base64, encode_png, mask_image
+from service.api.images import encode_png
 from service.api.schemas import EditRequest, GenerateRequest
-from service.engine.given_mask import user_mask
-from service.errors import InputError
 from service.jobs import EditRules, SamplingRequest
 
 pytestmark = pytest.mark.anyio
@@ -176,61 +172,3 @@ def test_a_prompt_may_have_lines():
 
 def test_spaces_around_a_prompt_do_not_count():
     assert GenerateRequest(prompt=" a house ").job().prompt == "a house"
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_masks_of_every_kind_are_read_as_the_engine_reads_them(mode):
-    colour = {"1": 1, "P": 1, "I;16": 65535, "LA": (255, 255)}.get(mode, "white")
-    image = Image.new(mode, (16, 8), colour)
-    if mode == "P":
-        image.putpalette([0, 0, 0, 255, 255, 255])
-    found = decode_mask(mask(encode_png(image)))
-    assert found.size == (16, 8)
-    assert user_mask(found, (8, 16)).all()
-
-
-def test_a_mask_of_16_bits_is_not_clipped_to_8():
-    greys = np.array([[0, 200, 300, 32767, 32768, 65535]], np.uint16)
-    found = decode_mask(mask(encode_png(Image.fromarray(greys))))
-    assert np.array_equal(np.asarray(found), greys)
-    assert user_mask(found, (1, 6)).tolist() == [[False, False, False, False, True, True]]
-
-
-@pytest.mark.parametrize(("form", "kind"), [("JPEG", "a JPEG"), ("GIF", "a GIF"), ("WebP", "a WebP"), ("BMP", "a BMP")])
-def test_a_mask_of_another_format_is_refused_by_what_it_is(form, kind):
-    file = io.BytesIO()
-    Image.new("L", (16, 8)).save(file, form)
-    with pytest.raises(InputError, match=f"must be a PNG, got {kind}"):
-        decode_mask(mask(file.getvalue()))
-
-
-def test_a_mask_is_drawn_as_large_as_its_picture():
-    edit_mask = np.eye(4, dtype=bool)
-    assert mask_image(edit_mask).size == (32, 32)
-    drawn = mask_image(edit_mask, Image.new("RGB", (16, 16)))
-    assert np.array_equal(np.asarray(drawn), np.kron(np.eye(4, dtype=np.uint8), np.full((4, 4), 255)))
-
-
-def test_what_is_transparent_does_not_change():
-    image = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
-    image.putpixel((2, 3), (255, 255, 255, 255))
-    assert np.argwhere(user_mask(decode_mask(mask(encode_png(image))), (8, 8))).tolist() == [[3, 2]]
-
-
-def test_a_damaged_mask_is_refused_or_read_and_nothing_else():
-    whole = png(mode="RGB")
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        damaged = bytearray(whole)
-        for place in rng.integers(8, len(whole), 3):
-            damaged[place] = rng.integers(256)
-        try:
-            found = decode_mask(encode_base64(bytes(damaged)))
-            user_mask(found, found.size[::-1])
-        except InputError as error:
-            assert error.field == "edit_mask"  # noqa: PT017  # both ends are right
-
-
-def test_a_picture_survives_its_journey():
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 8, 3), np.uint8))
-    assert Image.open(io.BytesIO(encode_png(image))).tobytes() == image.tobytes()
