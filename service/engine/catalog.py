@@ -22,6 +22,7 @@ from cache_store.store import Store
 from service.engine.core import Core
 from service.engine.embedder import Embedder, Pooled
 from service.engine.prompts import changed_words
+from service.engine.recording import is_readable
 from service.engine.sampling import beside, resolve
 from service.engine.weights import Model
 from service.errors import ConflictError
@@ -80,7 +81,8 @@ class Catalog:
             except ValueError as error:  # an earlier version's: it is no source, and does no harm
                 log.warning("a recording is not announced: %s", str(error))
                 return
-            if core.model == model.fingerprint and recording.activations is not None:
+            is_source = core.model == model.fingerprint and is_readable(recording, model.format)
+            if is_source and recording.activations is not None:
                 self.announce(model, core, recording_id, recording.activations.own.lie.num_bytes)
 
     def withdraw(self, recording_id: str) -> None:

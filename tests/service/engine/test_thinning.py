@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from cache_store.index.memory import MemoryIndex
 from cache_store.store import Store
 from cache_store.tiers.disk import Disk
+from service.engine.catalog import Catalog, Nearness
 from service.engine.recording import FORMAT, SCALES, Format
 from service.jobs import EditJob, EditRules, GenerateJob, SamplingRequest
 
@@ -231,3 +233,15 @@ def test_a_recording_of_other_settings_is_read_by_no_one(make_studio, before, af
                 studio.store.delete(made.image_id)
             assert torch.equal(edited.pixels, dense.pixels) == is_other
             assert (edited.receipt.rows_computed == edited.receipt.rows_total) == is_other
+
+
+def test_a_recording_of_other_settings_is_not_announced(make_studio):
+    studio = make_studio("sd2", Format("int8"))
+    source = drawn(studio)
+    for form, found in [(Format("fp8"), []), (Format("int8"), [source.image_id])]:
+        model, index = replace(studio.model, format=form), MemoryIndex()
+        catalog = Catalog(index, "here", 1, Nearness(min_similarity=-1))
+        for announce in catalog.announcements(model, studio.store):
+            announce()
+        nearest = catalog.nearest(model, studio.store, "", EDITED, STEPS)
+        assert ([nearest.recording_id] if nearest else []) == found
