@@ -105,13 +105,15 @@ def edit(model: Model, store: Store, job: EditJob, catalog: Catalog | None = Non
             edit_mask, begun = known.edit_mask, None
         else:
             edit_mask, begun = yield from revision.detect()
-        yield MaskFound(edit_mask, float(edit_mask.mean()))
+        region = revision.region(edit_mask) if known is None and edit_mask.any() else None
+        yield MaskFound(edit_mask, float(edit_mask.mean()), revision.count_macs(region, begun) if region else 0)
         if not edit_mask.any():
             tally.fall_back("mask", "the mask is empty" if job.mask_mode == "given" else "the new words change nothing")
             image_id, known = source_id, source
         if not job.dry_run:
-            core = known or (yield from revision.redraw(store, image_id, edit_mask, begun))
-            if core is not known:
+            core = known or source
+            if region is not None:
+                core = yield from revision.redraw(store, image_id, edit_mask, region, begun)
                 _announce(model, store, catalog, image_id, core)
             yield ImageReady(image_id, Image.fromarray(core.picture.pixels))
         yield tally.receipt(

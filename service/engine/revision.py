@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cache_store.store import Draft, Recording, Store
 from service.engine import masks
-from service.engine.call import Active, Call
+from service.engine.call import Active, Call, plans_of
 from service.engine.canvas import Canvas, never
 from service.engine.codec import Picture, bounding_box, decode, decode_edit
 from service.engine.core import Core
@@ -112,26 +112,37 @@ class Revision:
             detected, begun = yield from self._compare_first_steps()
         return combine(detected, self.given, self.job.mask_mode), begun
 
+    def region(self, edit_mask: Mask) -> Active:
+        """What the steps compute: the mask's positions, or all, and then the tally is told why."""
+        branches, unreadable = num_branches(self.sampling), self._unreadable
+        levels = choose_active(self.model, edit_mask, self.job.rules, branches, self.tally, unreadable=unreadable)
+        return Active(levels, attend_recorded=self._attends)
+
+    def count_macs(self, region: Active, begun: Beginning | None) -> int:
+        """Multiplications of the steps that `redraw` will take."""
+        canvas, deep_every = Canvas.of(self.model, self.sampling), self.job.rules.deep_every
+        plans = plans_of((region,), self.model.device)
+        num_steps = self.sampling.num_inference_steps - self._num_done(begun)
+        num_complete = ceil(num_steps / deep_every)
+        num_shallow = num_steps - num_complete
+        return num_complete * canvas.count_macs(plans) + num_shallow * canvas.count_macs(plans[:1])
+
     def redraw(
-        self, store: Store, image_id: str, edit_mask: Mask, begun: Beginning | None
+        self, store: Store, image_id: str, edit_mask: Mask, region: Active, begun: Beginning | None
     ) -> Generator[Call | Event, Tensor | None, Core]:
         """The steps on the region's rows, the background's latents restored after each; decoded and pasted."""
         keeps_background, num_steps = self.job.rules.keep_background, self.sampling.num_inference_steps
-        goes_on = None if keeps_background else begun
+        goes_on = begun if self._num_done(begun) else None
         before = list(goes_on.latents.split_with_sizes([1] * len(goes_on.latents)) if goes_on else [self._first])
         canvas = Canvas.of(self.model, self.sampling)
         words = canvas.words(self._moved_words())
-        num_branch = num_branches(self.sampling)
-        active = choose_active(
-            self.model, edit_mask, self.job.rules, num_branch, self.tally, unreadable=self._unreadable
-        )
-        parent = None if all(bool(level.all()) for level in active) else self.recording
-        draft = self._draft(store, canvas, image_id, parent, active, complete=not goes_on)
+        parent = None if all(bool(level.all()) for level in region.levels) else self.recording
+        draft = self._draft(store, canvas, image_id, parent, region.levels, complete=not goes_on)
         loop = Denoising(
             canvas=canvas,
             sampler=goes_on.sampler if goes_on else self._sampler(self.sampling),
             text=self.text,
-            active=Active(active, attend_recorded=self._attends),
+            active=region,
             stage="denoise",
             tally=self.tally,
             recording=parent,
@@ -212,6 +223,10 @@ class Revision:
             return never
         num_steps = ceil(ratio * masks.num_detection_steps(self.sampling.num_inference_steps))
         return lambda step: MixMaps(self._step(step), self.mix) if step < num_steps else None
+
+    def _num_done(self, begun: Beginning | None) -> int:
+        """Steps of the detection that those of the edit go on from."""
+        return 0 if begun is None or self.job.rules.keep_background else len(begun.latents) - 1
 
     @property
     def _first(self) -> Tensor:
