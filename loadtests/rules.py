@@ -1,10 +1,10 @@
 """Rules of edits, compared: the frozen edits of postcard under several of them, judged.
 
-python -m loadtests.rules margin|detection|storage|decoding|deep [--pairs N] [--json] [--sheet FILE.png]
+python -m loadtests.rules margin|detection|storage|thinning|decoding|deep [--pairs N] [--json] [--sheet FILE.png]
 
 `margin`: 0, 1 and 2 latent positions computed beyond the edit mask. `detection`: probes, and the paper's first steps.
-`storage`: what recordings are kept in, with the bytes of a source's. `decoding`: all of the edited latents, or rows.
-`deep`: every step complete, or every second, third and fifth, and shallow ones between.
+`storage`: what recordings are kept in, with the bytes of a source's. `thinning`: each step down from all in half.
+`decoding`: all of the edited latents, or rows. `deep`: every step complete, or every second, third and fifth.
 For each: successful edits and kept attributes (the judge's word), the mean edited ratio, multiplications as a part of
 drawing the picture again (detection included), how much the masks have in common with the first rules' (intersection
 over union). In levels of 255, against the edited latents decoded whole (no seam): the step that pasting adds between
@@ -31,6 +31,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cache_store.store import Store
+from loadtests.bytes import THINNED
 from loadtests.conditions import conditions
 from service.batching.runner import run
 from service.engine.codec import DENSE_RATIO, Pixels, decode, paste
@@ -47,6 +48,7 @@ RULES: dict[str, dict[str, Rules]] = {
     "margin": {f"margin {margin}": (EditRules(margin=margin), Format()) for margin in (0, 1, 2)},
     "detection": {f"detection {name}": (EditRules(detection=name), Format()) for name in get_args(Detection)},
     "storage": {f"storage {name}": (EditRules(), Format(name)) for name in get_args(Storage)},
+    "thinning": {name: (EditRules(), form) for name, form in THINNED.items()},
     "deep": {f"deep_every {every}": (EditRules(deep_every=every), Format()) for every in (1, 2, 3, 5)},
     "decoding": {f"decoding {name}": (EditRules(decoding=name), Format()) for name in get_args(Decoding)},
 }
@@ -66,6 +68,7 @@ class Trial:
     whole: Pixels  # the edited latents, all decoded, nothing pasted
     edit_mask: Mask
     source_bytes: int
+    moved_bytes: int  # read of it by the edit
     macs_ratio: float  # of drawing it again, detection included
 
     @property
@@ -124,6 +127,7 @@ def trials_of(model: Model, pair: EditPair, rules: Mapping[str, Rules]) -> Itera
             _whole(model, store, edit),
             edit.mask.edit_mask,
             source_bytes,
+            edit.receipt.bytes_moved,
             edit.receipt.macs_computed / max(1, edit.receipt.macs_dense),
         )
 
@@ -151,6 +155,7 @@ def summary(judge: Judge, trials: Sequence[Trial], first: Sequence[Trial]) -> di
         "edited_ratio": round(_mean(trial.edit_mask.mean() for trial in trials), 3),
         "edited_ratio_by_kind": ratios,
         "source_mb": round(_mean(trial.source_bytes for trial in trials) / 1e6, 1),
+        "moved_mb": round(_mean(trial.moved_bytes for trial in trials) / 1e6, 1),
         "macs_ratio": round(_mean(trial.macs_ratio for trial in trials), 3),
         "mask_iou": round(_mean(_iou(t.edit_mask, f.edit_mask) for t, f in zip(trials, first, strict=True)), 3),
         "step": round(_mean(served), 2),
@@ -160,9 +165,13 @@ def summary(judge: Judge, trials: Sequence[Trial], first: Sequence[Trial]) -> di
         },
         "levels_from_first": {
             kind: _levels_off(
-                [(t, f.edited) for t, f in zip(trials, first, strict=True) if t.pair.kind == kind and t.edit_mask.any()]
+                [
+                    (t, f.edited)
+                    for t, f in zip(trials, first, strict=True)
+                    if t.edit_mask.any() and t.pair.kind in kinds
+                ]
             )
-            for kind in ratios
+            for kind, kinds in {"all": [*ratios], **{kind: [kind] for kind in ratios}}.items()
         },
     }
 
