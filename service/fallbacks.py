@@ -5,6 +5,7 @@ from __future__ import annotations
 REASONS = {  # a part of the receipt's text, and its name
     "no activations to read": "not_readable",
     "edit of an edit": "depth",
+    "was replaced by edits": "drift",
     "dense is as quick": "large_region",
     "recordings keep no attention": "no_attention_kept",
     "no attention of the source is recorded": "no_attention_recorded",

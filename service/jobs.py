@@ -82,6 +82,8 @@ class EditRules:
     num_dense_levels: int = 0  # lowest resolutions that are computed densely
     control_ratio: float = 0.5  # of detection by steps: part of them under recorded cross-attention maps; 0 = none
     deep_every: int = 1  # of so many steps one computes all resolutions, the others the highest alone; 1 = all do
+    most_replaced_ratio: float = 0.5  # of the source, by edits since all of it was computed and its norm statistics
+    #                                   taken; beyond it all is, anew: errors double (DESIGN.md, Drift)
 
     @classmethod
     def fisedit(cls) -> EditRules:
@@ -187,7 +189,7 @@ class Receipt:
 
     image_id: str
     source_id: str | None = None
-    similarity: float | None = None  # cosine of the prompts' embeddings
+    similarity: float | None = None  # cosine of the prompts, by what finds sources here: a sentence model, or the model
     tier: str | None = None  # where the source's activations were
     edited_ratio: float = 1.0  # of latent positions, before margins
     rows_computed: int = 0

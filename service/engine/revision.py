@@ -36,7 +36,7 @@ from service.engine.weights import Model
 from service.jobs import EditJob, Event, Preview, Sampling
 from sparse_ops.context import Control
 
-MOST_DEPTH = 8  # edits of edits that read on: norm statistics are the first one's, and each adds an owner to reads
+MOST_DEPTH = 8  # edits of edits that read on: each adds an owner to reads; statistics age by `most_replaced_ratio`
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +96,12 @@ class Revision:
         """Why steps are dense whatever the mask; None where they may be sparse."""
         if not self.is_readable:
             return "the source has no activations to read: they were evicted, kept otherwise, or not wanted"
-        if self.recording.activations and self.recording.activations.depth >= MOST_DEPTH:
+        activations = self.recording.activations
+        if activations and activations.depth >= MOST_DEPTH:
             return f"the source is the {MOST_DEPTH}th edit of an edit: all is computed, and recorded, anew"
+        replaced = activations.replaced_ratio("prediction") if activations else 0.0
+        if replaced > self.job.rules.most_replaced_ratio:
+            return f"{replaced:.0%} of the source was replaced by edits: all is computed, and recorded, anew"
         return None
 
     def detect(self) -> Generator[Call | Event, Tensor | None, tuple[Mask, Beginning | None]]:
