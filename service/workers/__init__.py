@@ -20,6 +20,7 @@ class Drawn:
     image_id: str
     prompt: str
     source_id: str | None  # of which it is an edit; it may have been deleted since
+    sampling: Sampling
 
 
 @dataclass(frozen=True)

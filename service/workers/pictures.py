@@ -43,19 +43,19 @@ class Pictures:
     def _ancestors(self, picture: Drawn) -> list[Drawn]:
         found: list[Drawn] = []
         while picture.source_id is not None and (told := self._told(picture.source_id)) is not None:
-            picture = Drawn(picture.source_id, told.prompt, told.source_id)
+            picture = _drawn(picture.source_id, told)
             found.append(picture)
         return found
 
     def _all(self) -> list[Drawn]:
         told = ((one, self._told(one)) for one in self._store.ids())
-        return [Drawn(one, its.prompt, its.source_id) for one, its in told if its is not None]
+        return [_drawn(one, its) for one, its in told if its is not None]
 
     def _drawn(self, image_id: str) -> Drawn:
         told = self._told(image_id)
         if told is None:
             raise UnknownImageError(image_id)
-        return Drawn(image_id, told.prompt, told.source_id)
+        return _drawn(image_id, told)
 
     def _open(self, image_id: str) -> Recording:
         """A recording of the tenant, open."""
@@ -74,3 +74,7 @@ class Pictures:
             except ValueError:
                 return None
         return told if told.tenant == self._tenant else None
+
+
+def _drawn(image_id: str, told: Told) -> Drawn:
+    return Drawn(image_id, told.prompt, told.source_id, told.sampling)

@@ -58,7 +58,7 @@ def test_anothers_picture_is_as_unknown_as_none(pictures, store, image_id, what)
 
 def test_lineage_is_the_nearest_ancestor_first_and_direct_edits(pictures):
     lineage = pictures.lineage("b")
-    assert lineage.picture == Drawn("b", "words of b", "a")
+    assert lineage.picture == Drawn("b", "words of b", "a", SAMPLING)
     assert [one.image_id for one in lineage.ancestors] == ["a"]
     assert [one.image_id for one in lineage.edits] == ["c", "d"]
     assert [one.image_id for one in pictures.lineage("c").ancestors] == ["b", "a"]
@@ -68,7 +68,7 @@ def test_lineage_is_the_nearest_ancestor_first_and_direct_edits(pictures):
 def test_lineage_ends_where_an_ancestor_was_deleted(pictures):
     pictures.delete("a")
     assert pictures.lineage("b").picture.source_id == "a"
-    assert pictures.lineage("c").ancestors == (Drawn("b", "words of b", "a"),)
+    assert pictures.lineage("c").ancestors == (Drawn("b", "words of b", "a", SAMPLING),)
 
 
 def test_a_picture_is_found_by_its_pixels_by_its_owner(pictures):
