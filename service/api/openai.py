@@ -1,0 +1,125 @@
+"""OpenAI's Images interface: the same jobs as those of the native routes, for the clients that people have.
+
+An edit there is of an uploaded picture. Here it is of one that was drawn here, which is known again by its pixels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response, Security
+
+from service.api import openai_description
+from service.api.gates import GatedRoute, bearer
+from service.api.openai_answers import Answers, Images
+from service.api.openai_errors import failure_of
+from service.api.openai_forms import read_form
+from service.api.openai_images import UNKNOWN
+from service.api.openai_models import card_of, check_model
+from service.api.openai_runs import together
+from service.api.openai_schemas import GenerationsRequest
+from service.api.openai_streams import frame_of, frames_of, interval
+from service.api.openai_uploads import FILES, Upload
+from service.api.problems import problem_of
+from service.api.quotas import Quotas
+from service.api.routes import Key
+from service.api.running import events_of, unless_gone
+from service.api.schemas import EditRequest, GenerateRequest
+from service.api.streams import EventStream
+from service.errors import InputError
+from service.exchange import CLIENT_GONE
+from service.jobs import Event, Outcome
+from service.workers import Worker
+
+PREFIX = "/v1/"  # of all that OpenAI's clients ask for
+
+router = APIRouter(route_class=GatedRoute, dependencies=[Security(bearer)], prefix="/v1/images", tags=["openai"])
+
+
+@router.post("/generations", response_model=Images, responses=openai_description.pictures("image_generation"))
+async def generations(body: GenerationsRequest, request: Request, key: Key = None) -> Any:  # noqa: ARG001  # read below
+    """Draw pictures from a prompt."""
+    body.check()
+    check_model(request, body.model)
+    _check_number(request, body.n)
+    num_steps = 0
+    if body.partial_images:
+        num_steps = body.num_inference_steps or card_of(request).defaults.num_inference_steps
+    natives = body.natives(interval(body.partial_images, num_steps))
+    return await _answer(request, Answers("image_generation", body, _base_url(request)), natives)
+
+
+@router.post(
+    "/edits",
+    response_model=Images,
+    responses=openai_description.pictures("image_edit"),
+    openapi_extra=openai_description.form(),
+)
+async def edits(request: Request, key: Key = None) -> Any:  # noqa: ARG001  # the same
+    """Change the words of a picture that was drawn here; with a mask, only where that is transparent."""
+    form = await read_form(request, FILES)
+    upload = await asyncio.to_thread(Upload.of, form)
+    body = upload.body
+    check_model(request, body.model)
+    worker: Worker = request.app.state.worker
+    tenant: str = request.state.tenant
+    image_id = await worker.find(upload.digest, tenant)
+    if image_id is None:
+        raise InputError("image", UNKNOWN)
+    num_steps = 0
+    if body.partial_images:
+        num_steps = (await worker.lineage(image_id, tenant)).picture.sampling.num_inference_steps
+    native = body.native(image_id, upload.edit_mask, interval(body.partial_images, num_steps))
+    return await _answer(request, Answers("image_edit", body, _base_url(request), upload.source), [native])
+
+
+async def _answer(request: Request, answers: Answers, natives: Sequence[GenerateRequest | EditRequest]) -> Any:
+    """Run the jobs at once, to their end, unless the client goes away first: then they are cancelled."""
+    events = together(await asyncio.to_thread(_begin, request, answers.body.model_dump_json(), natives))
+    if answers.body.stream:
+        send_seconds: float = request.app.state.send_seconds
+        return EventStream(frames_of(answers, events), partial(_error_frame, request), send_seconds=send_seconds)
+    answer = await unless_gone(request.receive, _folded(answers, events, len(natives)))
+    return answer or Response(status_code=CLIENT_GONE)
+
+
+def _begin(
+    request: Request, body: str, natives: Sequence[GenerateRequest | EditRequest]
+) -> list[AsyncGenerator[Event, None]]:
+    """The events of the jobs, which begin when they are asked for."""
+    said = f"{request.url.path} {body}"
+    return [
+        events_of(request, native.job(request.state.tenant), f"{said} {native.model_dump_json()}", number)
+        for number, native in enumerate(natives)
+    ]
+
+
+async def _folded(answers: Answers, events: AsyncGenerator[tuple[int, Event], None], num_jobs: int) -> Response:
+    told: list[list[Event]] = [[] for _ in range(num_jobs)]
+    async with aclosing(events):
+        async for number, event in events:
+            told[number].append(event)
+    content = await asyncio.to_thread(answers.images, [Outcome.of(one) for one in told])
+    return Response(content, media_type="application/json")
+
+
+def _check_number(request: Request, num_jobs: int) -> None:
+    """InputError where the key could never run so many at a time."""
+    quotas: Quotas = request.app.state.gate.quotas
+    most = quotas.most_jobs(request.state.tenant)
+    if most is not None and num_jobs > most:
+        raise InputError("n", f"must be at most {most}, the jobs that a key may run at a time, got {num_jobs}")
+
+
+def _error_frame(request: Request, error: Exception) -> bytes:
+    problem = problem_of(error)
+    request.state.log["problem"] = problem.name
+    return frame_of(failure_of(problem))
+
+
+def _base_url(request: Request) -> str:
+    return str(request.base_url).rstrip("/")
