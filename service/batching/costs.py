@@ -45,6 +45,10 @@ class Work:
         read = {f"{tier}_bytes": num_bytes} if tier else {}
         return cls(jobs=float(calls > 0), calls=calls, macs=macs, **read)
 
+    def times(self, rates: Work) -> float:
+        """Seconds, at so many for one of each."""
+        return float(sum(amount * rate for amount, rate in zip(astuple(self), astuple(rates), strict=True)))
+
     def row(self) -> Array:
         """For the fit."""
         return np.array(astuple(self))
@@ -112,7 +116,7 @@ class Costs:
         """Of the device, that a job will take from now on; of a job of which nothing is known, the mean's rest."""
         if outlook is None:
             return max(0.0, self.job_seconds - spent_seconds)
-        return float(self.work(outlook).row() @ self.rates.row())
+        return self.work(outlook).times(self.rates)
 
     def work(self, outlook: Outlook) -> Work:
         """What its calls amount to."""
@@ -127,7 +131,7 @@ class Costs:
         costs = _with_mask(self, outlook, mask, receipt) if outlook and mask else self
         works = (*costs.works, (_observed(receipt, usage), usage.seconds))[-NUM_REMEMBERED:]
         rows, seconds = np.stack([work.row() for work, _ in works]), np.array([seconds for _, seconds in works])
-        rates = Work(*fit(rows, seconds, costs.guess.row(), costs.rates.row()))
+        rates = Work(*fit(rows, seconds, costs.guess.row(), costs.rates.row()).tolist())
         return replace(costs, works=works, rates=rates, job_seconds=_nearer(costs.job_seconds, usage.seconds))
 
     def _edit_macs(self, outlook: Outlook) -> float:

@@ -1,13 +1,23 @@
 """What the device does next: a pure function of plain data.
 
 Every running job waits for exactly one network call. Calls of equal shape may share one device step, so that a step
-serves many jobs. Two rules:
+serves many jobs. Three rules:
 
     admit   the longest waiting jobs first, as long as places are free; newcomers then take part in the next step
-    step    the call that has waited for the most steps, and of its shape as many more as fit
+    step    the call of the job that has had the least of the device, in seconds; but one that was passed over by
+            `most_waited_steps` steps is first, whatever it has had
+    ride    beside it calls of its shape that compute at most twice its rows, as many as fit
 
-No call starves: one that is passed over has waited a step longer, so after at most as many steps as there are running
-jobs it is the first, and the first is always served, however large it is.
+So every running job has the same part of the device: a dense generation is not starved by sparse edits that come and
+go, for newcomers begin level with who has had the least; and a sparse edit is not slowed down to the pace of the dense
+call beside it, for a large call is no rider of a small one. A small one rides with every larger call, at little cost
+to it, and its part of the seconds is charged to it.
+
+No call starves: of those that were passed over by so many steps, the one that has waited longest is served by each
+step, so that none waits for more than `most_waited_steps` + `running_jobs` steps.
+
+A job's first calls find its mask, which people wait to see. They come as soon as is fair: a newcomer is level with the
+least served. To put them before that would cost others, for such calls are dense ones.
 """
 
 from __future__ import annotations
@@ -15,13 +25,16 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+RIDER_RATIO = 2  # rows of a call that rides, at most, over rows of that which it rides with
+
 
 @dataclass(frozen=True)
 class Limits:
-    """What the device can hold."""
+    """What the device can hold, and how long a call may be passed over."""
 
     running_jobs: int = 8  # each holds its latents, its text and what it records
     step_images: int = 16  # images of one network call; the two branches of guidance are two images
+    most_waited_steps: int = 16
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,8 @@ class PendingCall:
     job_id: str
     shape_key: Hashable  # calls with equal keys may share a network call
     num_images: int
+    num_rows: int  # computed at the highest resolution
+    had_seconds: float = 0.0  # of the device; `level` when it began
     waited_steps: int = 0  # device steps that served others meanwhile
 
 
@@ -51,16 +66,38 @@ def decide(
     free = max(0, limits.running_jobs - len(pending))
     if admit := tuple(waiting[:free]):
         return Decision(admit=admit)
-    return Decision(step=tuple(call.job_id for call in _share(pending, limits.step_images)))
+    return Decision(step=tuple(call.job_id for call in _share(pending, limits)))
 
 
-def _share(pending: Sequence[PendingCall], step_images: int) -> list[PendingCall]:
-    """The longest waiting call, and of its shape what fits beside it, the longer waiting first."""
+def level(before: float, pending: Sequence[PendingCall]) -> float:
+    """What a newcomer is taken to have had: as much as the least served in the step before it, which only grows.
+
+    Else it would be owed what others have had. That of the next step is no measure: who was owed something may just
+    have ended.
+    """
+    return max(before, min(call.had_seconds for call in pending))
+
+
+def _share(pending: Sequence[PendingCall], limits: Limits) -> list[PendingCall]:
+    """The call whose turn it is, and what rides with it, those first whose turn is next."""
     chosen: list[PendingCall] = []
     num_images = 0
-    for call in sorted(pending, key=lambda call: -call.waited_steps):  # stable: ties go by order of admission
-        fits = not chosen or (call.shape_key == chosen[0].shape_key and num_images + call.num_images <= step_images)
-        if fits:
+    for call in _by_turn(pending, limits.most_waited_steps):
+        if not chosen or (_may_ride(call, chosen[0]) and num_images + call.num_images <= limits.step_images):
             chosen.append(call)
             num_images += call.num_images
     return chosen
+
+
+def _by_turn(pending: Sequence[PendingCall], most_waited_steps: int) -> list[PendingCall]:
+    """Overdue calls, the longest waiting first; then by what was had, by steps waited, by order of admission."""
+
+    def turn(call: PendingCall) -> tuple[int, float, int]:
+        overdue = call.waited_steps if call.waited_steps >= most_waited_steps else 0
+        return -overdue, call.had_seconds, -call.waited_steps
+
+    return sorted(pending, key=turn)  # stable
+
+
+def _may_ride(call: PendingCall, first: PendingCall) -> bool:
+    return call.shape_key == first.shape_key and call.num_rows <= RIDER_RATIO * first.num_rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from cache_store.store import Store
-from service.batching.policy import Limits, PendingCall, decide
+from service.batching.foresight import Foresight
+from service.batching.policy import Limits, PendingCall, decide, level
+from service.batching.usage import Usage, parts
 from service.engine import editor
 from service.engine.call import Call
 from service.engine.denoise import Script
@@ -39,7 +41,8 @@ class _Waiting:
     """A job that has not begun."""
 
     job: Job
-    since: float  # time.perf_counter()
+    since: float  # of the runner's clock
+    usage: Usage
 
 
 @dataclass
@@ -48,6 +51,8 @@ class _Running:
 
     script: Script
     queue_seconds: float
+    usage: Usage
+    ahead_seconds: float  # what it was taken to have had when it began
     call: Call = field(init=False)  # set when it has advanced for the first time
     waited_steps: int = 0
 
@@ -67,17 +72,23 @@ class Runner:
         start: Start = editor.start,
         predict: Predict = predict,
         chores: Iterable[Chore] = (),
+        foresight: Foresight | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """`foresight` tells whoever asks what a job will take; the runner needs none."""
         self._model = model
         self._store = store
         self._limits = limits
         self._start = start
         self._predict = predict
         self._chores = deque(chores)
+        self._clock = clock
+        self.foresight = foresight
         self._waiting: dict[str, _Waiting] = {}
         self._running: dict[str, _Running] = {}
         self._events: list[tuple[str, Event]] = []
         self._num_images = 0
+        self._level = 0.0  # seconds of the device that a newcomer is taken to have had
 
     @property
     def idle(self) -> bool:
@@ -94,9 +105,9 @@ class Runner:
         """The network calls that the running jobs wait for, in order of admission."""
         return [running.call for running in self._running.values()]
 
-    def add(self, job_id: str, job: Job, *, waited_seconds: float = 0.0) -> None:
-        """Put a job into the queue; `waited_seconds` is how long it has waited elsewhere."""
-        self._waiting[job_id] = _Waiting(job, time.perf_counter() - waited_seconds)
+    def add(self, job_id: str, job: Job, *, waited_seconds: float = 0.0, usage: Usage | None = None) -> None:
+        """Put a job into the queue. `waited_seconds` is how long it waited elsewhere; `usage` is kept up to date."""
+        self._waiting[job_id] = _Waiting(job, self._clock() - waited_seconds, usage or Usage())
 
     def cancel(self, job_id: str) -> bool:
         """End a job without an event. False if there is no such job (any more)."""
@@ -116,20 +127,32 @@ class Runner:
     @torch.no_grad()
     def step(self) -> list[tuple[str, Event]]:
         """Begin the jobs that may begin, or make one merged network call, or do a chore. Returns what came of it."""
-        pending = [
-            PendingCall(job_id, running.call.shape_key, running.call.num_images, running.waited_steps)
-            for job_id, running in self._running.items()
-        ]
+        pending = self._pending
         decision = decide(list(self._waiting), pending, self._limits)
         self._num_images = sum(call.num_images for call in pending if call.job_id in decision.step)
         for job_id in decision.admit:
             self._admit(job_id)
         if decision.step:
+            self._level = level(self._level, pending)
             self._compute(decision.step)
         elif not decision.admit and self._chores:
             self._do(self._chores.popleft())
         events, self._events = self._events, []
         return events
+
+    @property
+    def _pending(self) -> list[PendingCall]:
+        return [
+            PendingCall(
+                job_id,
+                running.call.shape_key,
+                running.call.num_images,
+                running.call.num_rows,
+                running.ahead_seconds + running.usage.seconds,
+                running.waited_steps,
+            )
+            for job_id, running in self._running.items()
+        ]
 
     def _do(self, chore: Chore) -> None:
         try:
@@ -139,12 +162,14 @@ class Runner:
 
     def _admit(self, job_id: str) -> None:
         waiting = self._waiting.pop(job_id)
-        queue_seconds = time.perf_counter() - waiting.since
+        waiting.usage.has_begun = True
+        queue_seconds = self._clock() - waiting.since
         try:
-            self._running[job_id] = _Running(self._start(self._model, self._store, waiting.job), queue_seconds)
+            script = self._start(self._model, self._store, waiting.job)
         except Exception as error:  # noqa: BLE001  # a job's defect ends this job, and only this one
             self._fail(job_id, error)
         else:
+            self._running[job_id] = _Running(script, queue_seconds, waiting.usage, self._level)
             self._advance(job_id, None)
 
     def _compute(self, job_ids: Sequence[str]) -> None:
@@ -152,6 +177,7 @@ class Runner:
         chosen = {job_id: self._running[job_id].call for job_id in job_ids}
         for job_id, running in self._running.items():
             running.waited_steps = 0 if job_id in chosen else running.waited_steps + 1
+        begin = self._clock()
         try:
             predictions = self._predict(self._model.unet, list(chosen.values()))
             answers = list(zip(chosen, predictions, strict=True))
@@ -159,12 +185,21 @@ class Runner:
             for job_id in chosen:
                 self._fail(job_id, error)
             return
+        self._charge(chosen, self._clock() - begin)
         for job_id, prediction in answers:
             self._advance(job_id, prediction)
 
+    def _charge(self, chosen: Mapping[str, Call], seconds: float) -> None:
+        """Each job's part of a network call is its own."""
+        num_rows = [call.num_rows for call in chosen.values()]
+        for job_id, part in zip(chosen, parts(seconds, num_rows), strict=True):
+            usage = self._running[job_id].usage
+            usage.seconds += part
+            usage.num_calls += 1
+
     def _advance(self, job_id: str, prediction: Tensor | None) -> None:
         """Run a script until it needs the network again, or ends. Its receipt goes out when it has ended well."""
-        running = self._running[job_id]
+        running, begin = self._running[job_id], self._clock()
         receipt = None
         try:
             item = running.script.send(prediction)
@@ -179,6 +214,8 @@ class Runner:
             self._finish(job_id, receipt)
         except Exception as error:  # noqa: BLE001  # a job's defect ends this job, and only this one
             self._fail(job_id, error)
+        finally:
+            running.usage.seconds += self._clock() - begin
 
     def _finish(self, job_id: str, receipt: Receipt | None) -> None:
         if receipt is None:

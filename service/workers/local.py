@@ -23,6 +23,7 @@ from cache_store.tiers.arena import Arena
 from cache_store.tiers.budgets import device_budget, disk_budget, host_budget
 from cache_store.tiers.disk import Disk
 from service.batching.batcher import Batcher, State
+from service.batching.foresight import Foresight
 from service.batching.policy import Limits
 from service.batching.runner import Runner
 from service.batching.warm_up import warm_up
@@ -37,6 +38,7 @@ from service.engine.weights import EMBEDDED, Model, find_model, load_model
 from service.errors import InputError
 from service.jobs import Ending, Event, Job, SamplingRequest
 from service.workers import Blob, Card, Lineage
+from service.workers.mailbox import Mailbox
 from service.workers.numbers import WorkerNumbers
 from service.workers.pictures import Pictures
 
@@ -71,12 +73,12 @@ class LocalWorker:
 
     async def submit(self, job: Job) -> AsyncGenerator[Event, None]:
         """As in `Worker`."""
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event] = asyncio.Queue()
-        job_id = self._batcher.submit(job, lambda event: _put(loop, events, event))
+        mailbox = Mailbox()
+        outlook = await asyncio.to_thread(self._batcher.foresee, job)
+        job_id = self._batcher.submit(job, mailbox.put, outlook)
         try:
             while True:
-                event = await events.get()
+                event = await mailbox.get()
                 yield event
                 if isinstance(event, Ending):
                     return
@@ -165,16 +167,16 @@ def open_runner(
 
     What is on the disk is announced when there is nothing else to do.
     """
-    begin = partial(editor.start, catalog=catalog)
+    begin, foresight = partial(editor.start, catalog=catalog), Foresight(model, store)
     chores = catalog.announcements(model, store) if catalog else ()
     if model.device.type != "cuda" or model.without_kernels is not None:
-        return Runner(model, store, limits, start=begin, chores=chores)
+        return Runner(model, store, limits, start=begin, chores=chores, foresight=foresight)
     torch.backends.cudnn.benchmark = True  # dense passes have few shapes
     graphs = Graphs(CudaRecorder(model.device), graph_bytes) if graph_bytes else None
     by_graphs = partial(predict, graphs=graphs)
     warm_up(model, by_graphs)
     add_device(store, model.device, device_cache_bytes)
-    return Runner(model, store, limits, start=begin, predict=by_graphs, chores=chores)
+    return Runner(model, store, limits, start=begin, predict=by_graphs, chores=chores, foresight=foresight)
 
 
 def open_store(
@@ -287,9 +289,3 @@ def _allocated_bytes() -> int:
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's
         return 0
     return sum(torch.cuda.memory_allocated(device) for device in range(torch.cuda.device_count()))
-
-
-def _put(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
-    """From the device thread into the event loop; when the loop is gone, so is the one who asked."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(events.put_nowait, event)

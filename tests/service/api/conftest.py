@@ -116,7 +116,7 @@ class Scripts:
         try:
             yield Accepted("id", source_id, 1)
             for _ in range(2):
-                yield SimpleNamespace(shape_key=0, num_images=1)
+                yield SimpleNamespace(shape_key=0, num_images=1, num_rows=1)
             if self.error is not None:
                 raise self.error
             if source_id:

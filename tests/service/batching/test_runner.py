@@ -87,7 +87,7 @@ def failing(error, num_calls=0):
 def bench_call(name):
     from types import SimpleNamespace  # noqa: PLC0415
 
-    return SimpleNamespace(name=name, shape_key="small", num_images=2)
+    return SimpleNamespace(name=name, shape_key="small", num_images=2, num_rows=10)
 
 
 @pytest.mark.parametrize("num_calls", [0, 1])

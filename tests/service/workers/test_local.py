@@ -35,13 +35,14 @@ class Script:
         self.begun = threading.Event()
         self.may_step = threading.Event()
         self.closed = threading.Event()
+        self.names = []  # whose network calls were made
 
     def start(self, model, store, job):
         del model, store
         try:
             yield Accepted(job.prompt, None, 2)
-            yield SimpleNamespace(shape_key=0, num_images=1)
-            yield SimpleNamespace(shape_key=0, num_images=1)
+            for _ in range(2):
+                yield SimpleNamespace(name=job.prompt, shape_key=0, num_images=1, num_rows=1)
             yield Receipt(job.prompt, seconds={"total": 1.0})
         except GeneratorExit:
             self.closed.set()
@@ -49,6 +50,7 @@ class Script:
 
     def predict(self, unet, calls):
         del unet
+        self.names += [call.name for call in calls]
         self.begun.set()
         assert self.may_step.wait(GUARD_SECONDS)
         return calls
@@ -63,8 +65,9 @@ def script():
 def worker(script):
     store = Store(budget_bytes=0)
     model = SimpleNamespace(unet=None)
+    limits = Limits(running_jobs=1)
     batcher = Batcher(
-        lambda: Runner(model, store, Limits(), start=script.start, predict=script.predict), max_jobs=2, running_jobs=2
+        lambda: Runner(model, store, limits, start=script.start, predict=script.predict), max_jobs=2, running_jobs=1
     )
     batcher.wait_opened()
     yield LocalWorker(batcher, store)
@@ -72,8 +75,8 @@ def worker(script):
     batcher.close()
 
 
-async def events(worker):
-    async with aclosing(worker.submit(GenerateJob("a"))) as stream:
+async def events(worker, prompt="a"):
+    async with aclosing(worker.submit(GenerateJob(prompt))) as stream:
         return [type(event) async for event in stream]
 
 
@@ -92,6 +95,35 @@ def test_leaving_early_cancels_the_job(worker, script):
         assert await asyncio.to_thread(script.closed.wait, GUARD_SECONDS)
 
     asyncio.run(leave())
+
+
+def test_a_stream_that_is_left_frees_its_place_within_one_network_call(script, worker):
+    """There is one place. Who leaves during the first of two calls makes no second one; then the next job has it."""
+
+    async def leave():
+        first = worker.submit(GenerateJob("a"))
+        assert isinstance(await anext(first), Accepted)
+        second = asyncio.create_task(events(worker, "b"))
+        assert await asyncio.to_thread(script.begun.wait, GUARD_SECONDS)
+        await first.aclose()
+        script.may_step.set()
+        assert await second == [Accepted, Receipt]
+
+    asyncio.run(leave())
+    assert script.names == ["a", "b", "b"]
+    assert worker.numbers().batching.ended_jobs == {"cancelled": 1, "done": 1}
+
+
+def test_numbers_are_those_of_the_batcher_and_the_store(script, worker):
+    script.may_step.set()
+    asyncio.run(events(worker))
+    numbers = worker.numbers()
+    assert (numbers.state, numbers.index, numbers.index_up, numbers.device_bytes) == ("ready", None, None, 0)
+    assert numbers.batching.steps_by_images == {1: 2}
+    assert numbers.store["recordings"] == {(): 0}
+    index = MemoryIndex()
+    numbers = LocalWorker(worker._batcher, Store(0), Catalog(index, "w", 1)).numbers()
+    assert (numbers.index, numbers.index_up) == (index.counts(), True)
 
 
 def test_an_event_loop_that_is_gone_disturbs_nobody(worker, script):

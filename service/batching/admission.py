@@ -1,0 +1,69 @@
+"""Whether a job can be done in time, from predicted seconds: a pure function of plain data.
+
+Jobs that run have equal parts of the device (`policy`), those that wait take the places that become free, in order of
+arrival. So it can be told when each ends, if nobody else comes. A job that comes is refused
+
+    if it would not be done by its deadline,
+    or if by its coming another would not that would have been: what was promised is kept.
+
+An idle device takes any job. Predictions may be wrong, and who never tries never learns: a job that seems to take
+longer than its deadline is told to come back when the device is idle, and not that its deadline cannot be.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LEAST_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that is not done."""
+
+    left_seconds: float  # of the device
+    deadline_seconds: float | None = None  # from now on
+
+
+def ends(
+    claims: Sequence[Claim],  # in order of arrival
+    places: int,  # jobs that run at a time
+) -> list[float]:
+    """In how many seconds each will have ended."""
+    left = [claim.left_seconds for claim in claims]
+    ended = [0.0] * len(claims)
+    waiting, running, now = deque(range(len(claims))), list[int](), 0.0
+    while waiting or running:
+        while waiting and len(running) < places:
+            running.append(waiting.popleft())
+        least = min(left[job] for job in running)
+        now += least * len(running)
+        for job in running:
+            ended[job] = now
+        running = [job for job in running if left[job] > least]
+        for job in running:
+            left[job] -= least
+    return ended
+
+
+def seconds_until_free(claims: Sequence[Claim], places: int) -> float:
+    """Until the first of all jobs ends."""
+    return max(LEAST_RETRY_SECONDS, min(ends(claims, places), default=0.0))
+
+
+def seconds_until_taken(new: Claim, taken: Sequence[Claim], places: int) -> float | None:
+    """None: it is taken now. Else after how many seconds it would be, if nobody else comes."""
+    if not taken or all(claim.deadline_seconds is None for claim in (new, *taken)):
+        return None
+    before, after = ends(taken, places), ends([*taken, new], places)
+    waits = [end for end, claim, later in zip(before, taken, after, strict=False) if _is_harmed(claim, end, later)]
+    if new.deadline_seconds is not None and after[-1] > new.deadline_seconds:
+        hopeless = new.left_seconds > new.deadline_seconds
+        waits.append(max(before) if hopeless else after[-1] - new.deadline_seconds)
+    return max(LEAST_RETRY_SECONDS, *waits) if waits else None
+
+
+def _is_harmed(claim: Claim, end: float, later: float) -> bool:
+    return claim.deadline_seconds is not None and end <= claim.deadline_seconds < later

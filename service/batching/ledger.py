@@ -1,0 +1,152 @@
+"""The jobs that a batcher has taken and that have not ended, and what the others have shown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from service.batching.admission import Claim, seconds_until_free, seconds_until_taken
+from service.batching.costs import Costs, Outlook
+from service.batching.numbers import End, Numbers
+from service.batching.usage import Usage
+from service.errors import BusyError
+from service.jobs import EditJob, Ending, Event, Failed, Job, MaskFound, Receipt
+
+Deliver = Callable[[Event], None]  # called in the device thread; must not block
+
+
+@dataclass
+class Ticket:
+    """A job that has been taken and has not ended."""
+
+    job: Job
+    deliver: Deliver
+    since: float  # of the batcher's clock
+    outlook: Outlook | None  # None: nothing is known of it; of a dry run that of the whole edit
+    mask: MaskFound | None = None
+    mask_calls: int = 0  # after so many it was found
+    predicted_seconds: float | None = None  # of the device, when it was taken; None: it could not be told
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether it ends with its mask."""
+        return isinstance(self.job, EditJob) and self.job.dry_run
+
+    @property
+    def known(self) -> Outlook | None:
+        """What is known of its calls by now; of a dry run those of the whole edit."""
+        if self.mask is None or self.outlook is None:
+            return self.outlook
+        return self.outlook.found(self.mask, self.mask_calls)
+
+    def left_seconds(self, costs: Costs) -> float:
+        """Of the device, until it is done."""
+        known = self.known
+        if known is None:
+            return costs.seconds(None, self.usage.seconds)
+        return costs.seconds((known.detection if self.is_dry else known).after(self.usage.num_calls))
+
+    def left_deadline(self, now: float) -> float | None:
+        """Seconds until its deadline is over."""
+        return None if self.job.deadline_seconds is None else self.since + self.job.deadline_seconds - now
+
+
+class Ledger:
+    """What was taken, refused and done. Not thread-safe: its batcher guards it."""
+
+    def __init__(self, max_jobs: int, running_jobs: int) -> None:
+        self.tickets: dict[str, Ticket] = {}  # in order of arrival
+        self.costs = Costs()
+        self._max_jobs = max_jobs
+        self._running_jobs = running_jobs
+        self._num_refused = 0
+        self._num_restarts = 0
+        self._ended: Counter[End] = Counter()
+        self._steps: Counter[int] = Counter()
+        self._num_predicted = 0
+        self._error_seconds = 0.0
+
+    def check_room(self, now: float) -> None:
+        """BusyError while as many jobs are here as may be."""
+        if len(self.tickets) >= self._max_jobs:
+            self._refuse(seconds_until_free(self._claims(now), self._running_jobs), "the queue is full")
+
+    def take(self, job_id: str, ticket: Ticket) -> None:
+        """From now on it is here. BusyError if it, or by it another, would be too late."""
+        self.check_room(ticket.since)
+        seconds = ticket.left_seconds(self.costs)
+        new = Claim(seconds, ticket.job.deadline_seconds)
+        wait = seconds_until_taken(new, self._claims(ticket.since), self._running_jobs)
+        if wait is not None:
+            self._refuse(wait, "it would be done too late, or make others late")
+        ticket.predicted_seconds = None if ticket.outlook is None else seconds
+        self.tickets[job_id] = ticket
+
+    def tell(self, job_id: str, event: Event) -> tuple[Ticket, Event]:
+        """An event of a job; who is to hear of it, and as what."""
+        ticket = self.tickets[job_id]
+        if isinstance(event, MaskFound):
+            ticket.mask, ticket.mask_calls = event, ticket.usage.num_calls
+        if isinstance(event, Receipt):
+            event = self._done(ticket, event)
+        if isinstance(event, Ending):
+            del self.tickets[job_id]
+            self._ended[_end(event)] += 1
+        return ticket, event
+
+    def overdue(self, now: float) -> list[str]:
+        """Jobs whose deadline is over."""
+        left = {job_id: ticket.left_deadline(now) for job_id, ticket in self.tickets.items()}
+        return [job_id for job_id, seconds in left.items() if seconds is not None and seconds <= 0]
+
+    def stepped(self, num_images: int) -> None:
+        """A network call of so many images was made."""
+        self._steps[num_images] += 1
+
+    def restarted(self) -> None:
+        """The device thread is started again."""
+        self._num_restarts += 1
+
+    def numbers(self) -> Numbers:
+        """A snapshot."""
+        num_running = sum(ticket.usage.has_begun for ticket in self.tickets.values())
+        return Numbers(
+            queued_jobs=len(self.tickets) - num_running,
+            running_jobs=num_running,
+            queue_seconds=sum(ticket.left_seconds(self.costs) for ticket in self.tickets.values()),
+            num_restarts=self._num_restarts,
+            num_refused=self._num_refused,
+            ended_jobs=dict(self._ended),
+            steps_by_images=dict(self._steps),
+            num_predicted=self._num_predicted,
+            error_seconds=self._error_seconds,
+        )
+
+    def _claims(self, now: float) -> list[Claim]:
+        tickets = self.tickets.values()
+        return [Claim(ticket.left_seconds(self.costs), ticket.left_deadline(now)) for ticket in tickets]
+
+    def _refuse(self, retry_after_seconds: float, reason: str) -> None:
+        self._num_refused += 1
+        raise BusyError(retry_after_seconds, reason)
+
+    def _done(self, ticket: Ticket, receipt: Receipt) -> Receipt:
+        """Learns from it; the receipt of a dry run says what the whole edit would take."""
+        outlook = ticket.outlook
+        if outlook and ticket.is_dry:
+            outlook = outlook.detection
+        self.costs = self.costs.learned(outlook, ticket.mask, receipt, ticket.usage)
+        if ticket.predicted_seconds is not None:
+            self._num_predicted += 1
+            self._error_seconds += abs(ticket.predicted_seconds - ticket.usage.seconds)
+        if not ticket.is_dry or ticket.known is None:
+            return receipt
+        return replace(receipt, predicted_seconds=self.costs.seconds(ticket.known))
+
+
+def _end(event: Ending) -> End:
+    if isinstance(event, Receipt):
+        return "done"
+    return "failed" if isinstance(event, Failed) else "cancelled"

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching.admission import Claim, ends, seconds_until_free, seconds_until_taken
+
+
+def test_jobs_that_run_share_the_device():
+    assert ends([Claim(1), Claim(3)], places=2) == [2, 4]
+
+
+def test_who_waits_takes_the_place_that_is_free_first():
+    assert ends([Claim(1), Claim(3), Claim(2)], places=2) == [2, 6, 6]
+    assert ends([Claim(1), Claim(3), Claim(2)], places=1) == [1, 4, 6]
+
+
+def test_nobody_ends_at_no_time():
+    assert ends([], places=2) == []
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.lists(st.floats(0, 100), min_size=1), st.integers(1, 8))
+def test_the_last_job_ends_when_the_device_has_done_all(seconds, places):
+    ended = ends([Claim(left) for left in seconds], places)
+    assert max(ended) == pytest.approx(sum(seconds))
+    assert all(end >= left * (1 - 1e-9) for end, left in zip(ended, seconds, strict=True))
+
+
+def test_a_full_queue_has_a_place_when_the_first_job_ends():
+    assert seconds_until_free([Claim(10), Claim(3)], places=2) == 6
+    assert seconds_until_free([Claim(0.1)], places=2) == 1  # no client is asked to come back at once
+
+
+def test_without_deadlines_every_job_is_taken():
+    assert seconds_until_taken(Claim(1000), [Claim(1000)] * 9, places=2) is None
+
+
+def test_a_job_is_taken_if_it_will_be_done_in_time():
+    taken = [Claim(4), Claim(4)]
+    assert seconds_until_taken(Claim(2, 10), taken, places=1) is None
+    assert seconds_until_taken(Claim(2, 9), taken, places=1) == 1
+    assert seconds_until_taken(Claim(2, 6), taken, places=1) == 4
+
+
+def test_what_was_promised_to_another_is_kept():
+    promised = Claim(4, 5)
+    assert seconds_until_taken(Claim(4), [promised], places=2) == 4  # both would end at 8
+    assert seconds_until_taken(Claim(4), [promised], places=1) is None  # it waits
+    assert seconds_until_taken(Claim(0.5), [promised], places=2) is None
+
+
+def test_a_promise_that_is_broken_already_binds_nobody():
+    assert seconds_until_taken(Claim(4), [Claim(4, 3)], places=2) is None
+
+
+def test_a_job_that_takes_longer_than_its_deadline_is_tried_when_the_device_is_idle():
+    assert seconds_until_taken(Claim(9, 3), [Claim(4), Claim(5)], places=2) == 9
+    assert seconds_until_taken(Claim(9, 3), [], places=2) is None
