@@ -184,7 +184,7 @@ def _recorded(model: Model, store: Store, image_id: str, tenant: str) -> Core | 
 
 def _announce(model: Model, store: Store, catalog: Catalog | None, image_id: str, core: Core) -> None:
     """A new recording can be found, if it can be read."""
-    recording = store.open(image_id) if catalog else None
+    recording = store.open(image_id, uses=False) if catalog else None
     if catalog is None or recording is None:
         return
     with recording:
