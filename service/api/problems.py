@@ -150,12 +150,20 @@ async def _answer(others: Mapping[str, Write], request: Request, error: Exceptio
     problem = problem_of(error)
     request.state.log["problem"] = problem.name
     headers = headers_of(error) | {HEADER: request.state.request_id}  # a defect's answer passes no middleware
+    if "Allow" in headers:
+        headers["Allow"] = _allowed(request) or headers["Allow"]
     write = next((one for prefix, one in others.items() if request.url.path.startswith(prefix)), _written)
     return write(problem, headers)
 
 
 def _written(problem: Problem, headers: Mapping[str, str]) -> Response:
     return Response(problem.model_dump_json(exclude_none=True), problem.status, headers, MEDIA_TYPE)
+
+
+def _allowed(request: Request) -> str:
+    """All methods of a path that is described; the framework tells those of its first route only."""
+    path = getattr(request.scope.get("route"), "path", None)
+    return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, {})))
 
 
 def _with_media_type(request: Request, error: InputError) -> InputError:

@@ -104,7 +104,7 @@ def load_model(
         with _part(directory, f"text_encoder{suffix}") as folder:
             text_encoders.append(getattr(transformers, name).from_pretrained(folder, dtype=dtype, use_safetensors=True))
     return Model(
-        name=directory.name if Path(source).is_dir() else str(source),
+        name=_name(source, directory),
         fingerprint=_fingerprint(directory),
         unet=unet.to(device).eval().requires_grad_(False),
         vae=vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False),
@@ -118,6 +118,13 @@ def load_model(
         format=form or Format(),
         max_pixels=max_pixels,
     )
+
+
+def _name(source: str | Path, directory: Path) -> str:
+    """What people call it."""
+    if directory == EMBEDDED:
+        return "postcard"
+    return directory.name if Path(source).is_dir() else str(source)
 
 
 def find_model(source: str | Path, field: str = "model", fetched: Sequence[str] = FETCHED) -> Path:

@@ -153,6 +153,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def serve() -> Any:
+    """Makes clients of applications: `serving`."""
+    return serving
+
+
 @pytest.fixture
 def call(client):
     """Makes a `Call`; what still runs is gone at the end."""
