@@ -10,7 +10,7 @@ from typing import NoReturn, get_args
 from service.jobs import SAMPLERS, Attention, Decoding, Detection, MaskMode
 
 BAD_INPUT = 2  # exit code
-Command = Callable[[argparse.Namespace], int]
+Command = Callable[[argparse.Namespace], None]
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +43,7 @@ def _add_generate(parser: Parser) -> None:
 def _add_edit(parser: Parser) -> None:
     parser.add_argument("--source-prompt", required=True, help="what the source shows; it is drawn first")
     parser.add_argument("--prompt", required=True, help="the new words")
-    parser.add_argument("--mask", type=Path, metavar="PNG", help="white may change")
+    parser.add_argument("--mask", type=Path, dest="edit_mask", metavar="PNG", help="white may change")
     parser.add_argument("--mask-mode", choices=get_args(MaskMode), help="default: given with --mask, else detect")
     parser.add_argument("--preset", choices=["fisedit"], help="the paper's own rules")
     parser.add_argument("--detection", choices=get_args(Detection), help="how the mask is found; default: probe")
@@ -70,6 +70,16 @@ def _add_drawing(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, metavar="PNG", help="default: retouch-ID.png in this directory")
     parser.add_argument("--json", action="store_true", help="write the receipt to stdout")
     _add_model(parser)
+    _add_server(parser)
+
+
+def _add_server(parser: Parser) -> None:
+    server = parser.add_argument_group("by a server, not here")
+    server.add_argument("--server", metavar="URL", help="of a `retouch serve`, http://HOST:PORT")
+    server.add_argument("--key", type=Path, metavar="FILE", help="that holds the key; default: what RT_KEY says")
+    server.add_argument(
+        "--preview-every", type=int, metavar="N", help="steps by which the bar moves; each costs the server a decoding"
+    )
 
 
 def _add_inspect(parser: Parser) -> None:

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from service import cli
+from service.api.keys import Keys
 from service.batching import runner
+from service.commands.files import check_files, write
 from service.errors import InputError, JobFailedError
 from service.jobs import Accepted, Failed
 
@@ -111,6 +113,9 @@ def test_a_dry_run_writes_the_mask_only(tmp_path, capsys):
         (edit("--steps", "9999"), "--steps"),
         (["serve", "--port", "99999"], "--port"),
         (["serve", "--device", "banana"], "--device"),
+        (["key", "an/n"], "NAME"),
+        (["generate", OLD, "--key", "file"], "--key"),
+        (["generate", OLD, "--preview-every", "2"], "--preview-every"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_argument(capsys, arguments, name):
@@ -172,13 +177,13 @@ def test_an_interrupt_is_130(monkeypatch, tmp_path):
 def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError, match="taken"):
-        cli._write(tmp_path / "taken", b"png")
+        write(tmp_path / "taken", b"png")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_links_stay_links_to_what_is_written(tmp_path):
     (tmp_path / "link.png").symlink_to("kept.png")
-    cli._write(tmp_path / "link.png", b"png")
+    write(tmp_path / "link.png", b"png")
     assert (tmp_path / "link.png").is_symlink()
     assert (tmp_path / "kept.png").read_bytes() == b"png"
 
@@ -186,25 +191,34 @@ def test_links_stay_links_to_what_is_written(tmp_path):
 def test_two_names_of_one_file_are_refused(tmp_path):
     (tmp_path / "link.png").symlink_to("a.png")
     with pytest.raises(InputError, match="another picture's file"):
-        cli._check_files({"out": tmp_path / "a.png", "mask_out": tmp_path / "link.png"})
+        check_files({"out": tmp_path / "a.png", "mask_out": tmp_path / "link.png"})
 
 
 def test_a_link_that_goes_round_is_refused(tmp_path):
     (tmp_path / "round.png").symlink_to("round.png")
     with pytest.raises(InputError, match=r"round\.png"):
-        cli._check_files({"out": tmp_path / "round.png"})
+        check_files({"out": tmp_path / "round.png"})
 
 
 def test_serving_takes_flags_over_the_environment(monkeypatch):
-    import uvicorn  # noqa: PLC0415
-
     served = {}
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: served.update(options, title=app.title))
+    monkeypatch.setattr("service.server.serve", lambda app, settings: served.update(title=app.title, settings=settings))
     monkeypatch.setattr("service.logs.configure", lambda level: served.update(level=level))
     monkeypatch.setenv("RETOUCH_HOST", "127.0.0.2")
     assert cli.main(["serve", "--port", "8123"]) == 0
-    assert (served["host"], served["port"], served["title"], served["level"]) == ("127.0.0.2", 8123, "Retouch", "info")
-    assert served["timeout_graceful_shutdown"] == 30  # all of the draining is the server's
+    assert (served["settings"].host, served["settings"].port) == ("127.0.0.2", 8123)
+    assert (served["title"], served["level"]) == ("Retouch", "info")
+
+
+def test_a_port_that_others_reach_needs_keys(capsys):
+    assert cli.main(["serve", "--host", "0.0.0.0"]) == 2  # noqa: S104  # that is what is refused
+    assert "--host: 0.0.0.0 is reached from elsewhere" in capsys.readouterr().err
+
+
+def test_a_key_is_made_with_the_entry_for_the_setting(capsys):
+    assert cli.main(["key", "ann"]) == 0
+    key, entry = capsys.readouterr().out.splitlines()
+    assert Keys.parse(entry).tenant_of(f"Bearer {key}") == "ann"
 
 
 @pytest.mark.parametrize("command", [[], ["generate"], ["edit"], ["serve"]])
