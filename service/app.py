@@ -10,7 +10,18 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service.api import description, health, model, openai, openai_errors, openai_models, pictures, problems, routes
+from service.api import (
+    description,
+    health,
+    model,
+    openai,
+    openai_errors,
+    openai_models,
+    page,
+    pictures,
+    problems,
+    routes,
+)
 from service.api.bodies import Bodies
 from service.api.draining import Drain
 from service.api.gates import Gate
@@ -58,13 +69,13 @@ def create_app(
     app.state.repeats = Repeats(settings.idempotency_bytes)
     app.state.send_seconds = settings.send_seconds
     openai_routers = openai.router, openai_models.router
-    for router in (routes.router, pictures.router, model.router, *openai_routers, health.router):
+    for router in (routes.router, pictures.router, model.router, *openai_routers, health.router, page.router):
         app.include_router(router)
     app.add_middleware(Bodies, max_bytes=settings.body_bytes, seconds=settings.body_seconds)
     app.add_middleware(RequestIds)
     problems.install(app, {openai.PREFIX: openai_errors.answer_of})
     observation.install(app)
-    description.with_request_ids(app)
+    description.complete(app, needs_key=bool(settings.api_keys))
     return app
 
 

@@ -1,0 +1,59 @@
+// The tools for a mask by hand, and what they say to the service.
+
+import { $ } from "./dom.js";
+import { Brush } from "./brush.js";
+import { percent } from "./receipt.js";
+
+export class Masking {
+  #brush;
+  #frame = 0;
+
+  constructor() {
+    this.#brush = new Brush(() => {
+      cancelAnimationFrame(this.#frame);
+      this.#frame = requestAnimationFrame(() => this.#tell());
+    });
+  }
+
+  get isOpen() {
+    return this.#brush.isOpen;
+  }
+
+  open(size) {
+    this.#brush.open(size);
+    this.#show(true);
+  }
+
+  close() {
+    this.#brush.close();
+    this.#show(false);
+  }
+
+  get isEmpty() {
+    return this.#brush.ratio === 0;
+  }
+
+  /** Begins with a mask that was found. */
+  take(mask) {
+    this.#brush.take(mask);
+  }
+
+  /** The fields of a request. */
+  given() {
+    return this.isOpen ? { edit_mask: this.#brush.png(), mask_mode: $("mask-union").checked ? "union" : "given" } : {};
+  }
+
+  #show(open) {
+    $("masking").hidden = !open;
+    $("mask").setAttribute("aria-expanded", open);
+    $("frame").dataset.masking = open;
+  }
+
+  #tell() {
+    if (!this.isOpen) return;
+    const { left, top, size } = this.#brush.place;
+    const tip = $("tip");
+    for (const [name, value] of Object.entries({ left, top, size })) tip.style.setProperty(`--${name}`, `${value * 100}%`);
+    $("painted").textContent = this.isEmpty ? "Nothing is painted yet." : `${percent(this.#brush.ratio)} is painted.`;
+  }
+}

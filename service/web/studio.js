@@ -1,0 +1,267 @@
+// The studio: where one is in the tree of pictures, and the jobs that lead on from there.
+
+import { $ } from "./dom.js";
+import { History } from "./history.js";
+import { beginnings, variations } from "./ideas.js";
+import { previewEvery, watch } from "./job.js";
+import { askForKey } from "./key.js";
+import { handOver, label, offer, offerFile, say, showReceipt } from "./panel.js";
+import { bitmapOf, bitmapOfThumb, thumbOf } from "./pictures.js";
+
+const RETRY_SECONDS = 3; // where the service does not say
+const UNKNOWN_MODEL = { num_inference_steps: 20, width: 256, height: 256 }; // until it tells
+
+export class Studio {
+  #parts; // {api, edits, pictures, stage, notice, masking, settings, field}
+  #history;
+  #model = UNKNOWN_MODEL;
+  #running = null; // stops the job that runs
+
+  constructor(parts) {
+    this.#parts = parts;
+    this.#history = new History(parts.edits, (id) => this.go(id));
+  }
+
+  /** Asks the service about its model, as often as it is still loading, and shows where one was. */
+  async open() {
+    const { api, edits, settings, field } = this.#parts;
+    try {
+      this.#model = await api.model();
+    } catch (error) {
+      if (error.status !== 503) return this.#failed(error, () => this.open());
+      say("The model is loading…");
+      setTimeout(() => this.open(), 1000 * (error.retrySeconds ?? RETRY_SECONDS));
+      return;
+    }
+    say("");
+    settings.model = this.#model;
+    field.known = this.#model.words;
+    await (edits.current ? this.go(edits.current) : this.start());
+  }
+
+  /** The empty page. */
+  start() {
+    const { edits, field, masking, notice } = this.#parts;
+    edits.select(null);
+    document.body.dataset.view = "start";
+    field.before = null;
+    masking.close();
+    notice.clear();
+    say("");
+    showReceipt(null);
+    offer("Or begin with one of these", beginnings(field.known), (prompt) => this.#try(prompt));
+    this.#refresh();
+  }
+
+  /** Goes to a picture of the tree. */
+  async go(id) {
+    const { edits, field, masking, notice } = this.#parts;
+    if (this.#running || !edits.get(id)) return;
+    notice.clear();
+    say("");
+    masking.close();
+    edits.select(id);
+    field.value = this.#current.prompt;
+    showReceipt(this.#current.receipt, edits.drawnSeconds(id));
+    await this.#show();
+    await this.#repair(id);
+  }
+
+  undo() {
+    return this.go(this.#parts.edits.before);
+  }
+
+  redo() {
+    return this.go(this.#parts.edits.after);
+  }
+
+  stop() {
+    this.#running?.abort();
+  }
+
+  get isRunning() {
+    return this.#running !== null;
+  }
+
+  /** Draws the words, or changes the picture by them. */
+  submit() {
+    const { field, masking } = this.#parts;
+    const [prompt, source] = [field.value, this.#current];
+    if (this.#running) return;
+    if (!prompt) return this.#remind("Some words first.");
+    if (!source || source.gone) return this.draw();
+    if (masking.isOpen && masking.isEmpty) return say("Paint where it may change first.");
+    if (prompt === source.prompt && !masking.isOpen) return this.#remind("Change a word first.");
+    const steps = source.steps ?? this.#steps;
+    return this.#run("/edit", { prompt, image_id: source.id, ...masking.given(), preview_every: previewEvery(steps) }, source);
+  }
+
+  /** Draws the words from nothing; `defaults` are for what the settings leave open. */
+  draw(defaults = {}) {
+    const { field, settings } = this.#parts;
+    const body = { prompt: field.value, ...defaults, ...settings.given(), preview_every: previewEvery(this.#steps) };
+    return this.#run("/generate", body, null);
+  }
+
+  /** Takes the mask that the words would have as the one to draw on. */
+  async findMask() {
+    const { api, field, masking } = this.#parts;
+    if (field.value === this.#current.prompt) return this.#remind("Change a word first.");
+    say("Looking where the words change it…");
+    try {
+      const answer = await api.answer("/edit", { prompt: field.value, image_id: this.#current.id, dry_run: true });
+      if (!masking.isOpen) return;
+      masking.take(await bitmapOf(answer.mask));
+      say("This is what the words change. Draw or erase, then change it.");
+    } catch (error) {
+      await this.#failed(error, () => this.findMask());
+    }
+  }
+
+  /** Shows what the edit changed, or no longer. */
+  async toggleWhere() {
+    const { pictures, stage } = this.#parts;
+    const shown = $("where").getAttribute("aria-pressed") === "true";
+    try {
+      stage.veil(shown ? null : (await pictures.mask(this.#current.id)).bitmap);
+      $("where").setAttribute("aria-pressed", String(!shown));
+    } catch (error) {
+      await this.#failed(error, () => this.toggleWhere());
+    }
+  }
+
+  get #current() {
+    return this.#parts.edits.get(this.#parts.edits.current);
+  }
+
+  get #steps() {
+    return this.#parts.settings.given().num_inference_steps || this.#model.num_inference_steps;
+  }
+
+  #refresh() {
+    label(this.#parts.edits, this.isRunning);
+    this.#history.render();
+  }
+
+  #remind(text) {
+    say(text);
+    this.#parts.field.focus();
+  }
+
+  #try(prompt) {
+    this.#parts.field.value = prompt;
+    return this.submit();
+  }
+
+  /** Shows the current picture beside what it was made of. */
+  async #show() {
+    const { edits, field, stage } = this.#parts;
+    const picture = this.#current;
+    if (!picture) return this.start();
+    document.body.dataset.view = "studio";
+    field.before = picture.prompt;
+    offer("Try", variations(picture.prompt, field.known), (prompt) => this.#try(prompt));
+    const source = edits.get(picture.parent);
+    const [after, before] = [await this.#read(picture), source && (await this.#read(source))];
+    if (edits.current !== picture.id) return; // somebody went on meanwhile
+    $("where").setAttribute("aria-pressed", "false");
+    if (after) stage.show(after, picture.prompt, before);
+    this.#refresh();
+  }
+
+  /** The bitmap of a picture, at least a small one; null where there is none at all. */
+  async #read({ id, thumb }) {
+    const { edits, pictures } = this.#parts;
+    try {
+      const { blob, bitmap } = await pictures.image(id);
+      edits.put({ id, gone: false, thumb: thumb ?? thumbOf(bitmap) });
+      if (id === edits.current) offerFile(blob, edits.get(id));
+      return bitmap;
+    } catch (error) {
+      if (error.status === 404) edits.put({ id, gone: true });
+      else await this.#failed(error, () => this.go(id));
+      return thumb ? bitmapOfThumb(thumb) : null;
+    }
+  }
+
+  /** Adds to the tree what the service knows and this browser does not. */
+  async #repair(id) {
+    const { api, edits } = this.#parts;
+    if (edits.get(id)?.gone) return;
+    const lineage = await api.lineage(id).catch(() => null);
+    if (!lineage) return; // the tree is as complete as it was
+    edits.repair(lineage);
+    for (const { image_id: other } of [...lineage.ancestors, ...lineage.edits]) {
+      if (!edits.get(other).thumb) await this.#read(edits.get(other));
+    }
+    this.#refresh();
+  }
+
+  /** One job from its begin to its end, whatever that is. */
+  async #run(path, body, source) {
+    const { api, field, notice, stage } = this.#parts;
+    notice.clear();
+    this.#begin(source);
+    try {
+      const told = await watch(api.run(path, body, this.#running.signal), stage, say);
+      await this.#keep(body.prompt, source, told);
+    } catch (error) {
+      this.#end();
+      await this.#show();
+      field.value = body.prompt;
+      if (error.name === "AbortError") say("Stopped.");
+      else if (error.status === 404) await this.#failed(error, () => this.draw(), "Draw it anew");
+      else await this.#failed(error, () => this.#run(path, body, source));
+    }
+  }
+
+  #begin(source) {
+    const { settings, stage, edits } = this.#parts;
+    this.#running = new AbortController();
+    document.body.dataset.view = "studio";
+    document.body.dataset.busy = "true";
+    const { width, height } = { ...this.#model, ...settings.given() };
+    stage.begin({ blank: source === null, width, height });
+    showReceipt(null);
+    say("Waiting for its turn…");
+    $("frame").scrollIntoView({ block: "nearest" });
+    handOver($("go"), $("stop"), () => label(edits, true));
+  }
+
+  #end() {
+    this.#running = null;
+    document.body.dataset.busy = "false";
+    this.#parts.stage.end();
+    handOver($("stop"), $("go"), () => label(this.#parts.edits, false));
+  }
+
+  /** Puts what came of a job into the tree. Where nothing changed, the source came. */
+  async #keep(prompt, source, { steps, image, mask, receipt }) {
+    const { edits, field, masking, pictures } = this.#parts;
+    const id = receipt.image_id;
+    const isSame = source?.id === id;
+    if (!isSame) {
+      await pictures.keep(id, { image, mask });
+      const { bitmap } = await pictures.image(id);
+      edits.add({ id, prompt, steps, parent: receipt.source_id, thumb: thumbOf(bitmap) }, receipt);
+      masking.close();
+    }
+    edits.select(id);
+    this.#end();
+    await this.#show();
+    field.value = prompt;
+    showReceipt(receipt, edits.drawnSeconds(id));
+    say(isSame ? "The words change nothing that the model can see." : "Done.");
+  }
+
+  /** What to do about an error: ask for the key, or say it and offer to try again. */
+  async #failed(error, again, action = "Try again") {
+    const { api, notice } = this.#parts;
+    if (error.status === undefined) throw error; // a defect of the page: the console tells
+    say("");
+    const key = error.status === 401 ? await askForKey(api.hasKey) : null;
+    if (key === null) return notice.show(error, { label: action, run: again });
+    api.key = key;
+    return again();
+  }
+}
