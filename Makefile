@@ -8,7 +8,7 @@ EXTRAS ?= dev
 BIN := .venv/bin
 READY := .venv/ready-$(EXTRAS)
 
-.PHONY: venv serve demo test proof check clean g++ promtool
+.PHONY: venv serve demo test proof check clean g++ promtool chromium
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -28,7 +28,7 @@ serve: $(READY) ## the service with the embedded model
 demo: $(READY) ## a chain of edits, and the sheet that the README shows
 	$(BIN)/python -m loadtests.demo
 
-test: $(READY) g++ promtool ## all tests, without a GPU
+test: $(READY) g++ promtool chromium ## all tests, without a GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 proof: $(READY) g++ ## all of the kernels' proof: seeds, sanitizers, architectures, mutations; half an hour
@@ -41,6 +41,11 @@ g++:
 promtool:
 	@command -v promtool >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -q --no-install-recommends prometheus; } || \
 	    { echo "metrics are checked with promtool: install it (Debian: apt-get install prometheus)"; exit 1; }
+
+chromium:  # with a font: a bare system has none, and the page would have no letters
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -q && \
+	    apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core; } || \
+	    { echo "the page is tested in chromium: install it (Debian: apt-get install chromium fonts-dejavu-core)"; exit 1; }
 
 check: $(READY) ## format, lint, types, imports
 	$(BIN)/ruff format --check .

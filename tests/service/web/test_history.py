@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from functools import partial
+from zlib import crc32
+
+import httpx
+import pytest
+from playwright.async_api import expect
+
+pytestmark = pytest.mark.anyio
+
+SOURCE = "a snow mountain under a clear sky"
+RED = "a snow mountain under a clear sky with a red house"
+NIGHT = "a snow mountain under a night sky"
+
+
+@pytest.fixture
+def visitor(visitor, request):
+    """Visits with pictures that no other test has made anything of."""
+    return partial(visitor, seed=crc32(request.node.name.encode()) >> 1)
+
+
+async def test_a_branch_begins_where_one_went_back_to(visitor):
+    visit = await visitor()
+    await visit.draw(SOURCE)
+    await visit.change(RED)
+    await visit["#undo"].click()
+    await expect(visit["#words"]).to_have_value(SOURCE)
+    await expect(visit["#undo"]).to_be_disabled()
+    await visit.change(NIGHT)
+    assert await visit.tree() == [(SOURCE, "1", "false"), (RED, "2", "false"), (NIGHT, "2", "true")]
+    assert len(await visit["#tree path"].all()) == 2
+    await visit.photograph("tree")
+
+
+async def test_redo_goes_where_undo_came_from_also_by_keys(visitor):
+    visit = await visitor()
+    await visit.draw(SOURCE)
+    await visit.change(RED)
+    await visit["#undo"].click()
+    await visit.change(NIGHT)
+    await visit["#tree [role=treeitem]"].nth(1).click()
+    await expect(visit["#words"]).to_have_value(RED)
+    await visit.page.keyboard.press("Control+z")
+    await expect(visit["#words"]).to_have_value(SOURCE)
+    await visit.page.keyboard.press("Control+Shift+Z")
+    await expect(visit["#words"]).to_have_value(RED)
+    await expect(visit["#redo"]).to_be_disabled()
+
+
+async def test_the_tree_is_walked_by_arrow_keys(visitor):
+    visit = await visitor()
+    await visit.draw(SOURCE)
+    await visit.change(RED)
+    await visit["#tree [aria-selected=true]"].focus()
+    await visit.page.keyboard.press("ArrowLeft")
+    await expect(visit["#tree :focus"]).to_have_attribute("title", SOURCE)
+    await visit.page.keyboard.press("Enter")
+    await expect(visit["#words"]).to_have_value(SOURCE)
+    await expect(visit["#tree :focus"]).to_have_attribute("title", SOURCE)
+
+
+async def test_pictures_are_there_again_after_a_reload(visitor):
+    visit = await visitor()
+    await visit.draw(SOURCE)
+    await visit.change(RED)
+    pixels, tree = await visit.pixels(), await visit.tree()
+    await visit.page.reload()
+    await expect(visit["#words"]).to_have_value(RED)
+    await expect(visit["#frame"]).to_have_attribute("data-comparable", "true")
+    assert (await visit.pixels(), await visit.tree()) == (pixels, tree)
+    await expect(visit["#receipt"]).to_contain_text("of the picture recomputed")
+
+
+async def test_the_tree_learns_from_the_service_what_this_browser_does_not_know(visitor):
+    visit = await visitor()
+    await visit.draw(SOURCE)
+    source_id = (await visit.kept())["current"]
+    async with httpx.AsyncClient(base_url=visit.url, timeout=60) as client:
+        await client.post("/edit", json={"prompt": NIGHT, "image_id": source_id})
+    await visit["#tree [role=treeitem]"].first.click()
+    await expect(visit[f"#tree [title='{NIGHT}'] img"]).to_be_visible()
+
+
+async def test_a_picture_that_the_service_forgot_is_still_seen_and_can_be_drawn_anew(visitor):
+    visit = await visitor(foreseen=("404",))
+    await visit.draw(SOURCE)
+    async with httpx.AsyncClient() as client:
+        await client.delete(await visit.picture_url())
+    await visit.say(NIGHT)
+    await expect(visit["#problem"]).to_contain_text("The service no longer has this picture")
+    await visit.page.reload()
+    await expect(visit["#tree [data-gone=true] img"]).to_be_visible()
+    await expect(visit["#go"]).to_have_text("Draw it")
+    await visit.set_quick()
+    await visit["#go"].click()
+    await visit.done()
+    await expect(visit["#go"]).to_have_text("Change it")
+
+
+async def test_storage_that_holds_something_else_is_no_obstacle(visitor):
+    visit = await visitor()
+    await visit.page.add_init_script("localStorage.setItem('retouch-edits', '[no json')")
+    await visit.open()
+    await expect(visit["body"]).to_have_attribute("data-view", "start")
+
+
+async def test_a_new_picture_leaves_the_others_where_they_are(visitor):
+    visit = await visitor()
+    await visit.draw(SOURCE)
+    await visit["#fresh"].click()
+    await expect(visit["#words"]).to_have_value("")
+    await expect(visit["#go"]).to_have_text("Draw it")
+    assert await visit.tree() == [(SOURCE, "1", "false")]
