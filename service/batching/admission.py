@@ -6,6 +6,9 @@ arrival. So it can be told when each ends, if nobody else comes. A job that come
     if it would not be done by its deadline,
     or if by its coming another would not that would have been: what was promised is kept.
 
+Who is taken up to what predictions allow is late whenever those were too low. So seconds count times a caution, which
+grows when a job that was promised in time is late, and shrinks a little when one is not: one in twenty is late.
+
 An idle device takes any job. Predictions may be wrong, and who never tries never learns: a job that seems to take
 longer than its deadline is told to come back when the device is idle, and not that its deadline cannot be.
 """
@@ -17,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAST_RETRY_SECONDS = 1.0
+FIRST_CAUTION, MOST_CAUTION = 1.25, 4.0
+AFTER_LATE, AFTER_IN_TIME = 1.2, 0.99  # factors; they balance at one late job in twenty
 
 
 @dataclass(frozen=True)
@@ -53,17 +58,27 @@ def seconds_until_free(claims: Sequence[Claim], places: int) -> float:
     return max(LEAST_RETRY_SECONDS, min(ends(claims, places), default=0.0))
 
 
-def seconds_until_taken(new: Claim, taken: Sequence[Claim], places: int) -> float | None:
+def seconds_until_taken(new: Claim, taken: Sequence[Claim], places: int, caution: float = 1.0) -> float | None:
     """None: it is taken now. Else after how many seconds it would be, if nobody else comes."""
     if not taken or all(claim.deadline_seconds is None for claim in (new, *taken)):
         return None
     before, after = ends(taken, places), ends([*taken, new], places)
-    waits = [end for end, claim, later in zip(before, taken, after, strict=False) if _is_harmed(claim, end, later)]
-    if new.deadline_seconds is not None and after[-1] > new.deadline_seconds:
-        hopeless = new.left_seconds > new.deadline_seconds
-        waits.append(max(before) if hopeless else after[-1] - new.deadline_seconds)
+    waits = [
+        end
+        for end, later, claim in zip(before, after, taken, strict=False)
+        if is_in_time(claim, end * caution) and not is_in_time(claim, later * caution)
+    ]
+    if new.deadline_seconds is not None and not is_in_time(new, after[-1] * caution):
+        is_hopeless = not is_in_time(new, new.left_seconds * caution)
+        waits.append(max(before) if is_hopeless else after[-1] - new.deadline_seconds / caution)
     return max(LEAST_RETRY_SECONDS, *waits) if waits else None
 
 
-def _is_harmed(claim: Claim, end: float, later: float) -> bool:
-    return claim.deadline_seconds is not None and end <= claim.deadline_seconds < later
+def is_in_time(claim: Claim, end_seconds: float) -> bool:
+    """Whether it has no deadline, or one after that."""
+    return claim.deadline_seconds is None or end_seconds <= claim.deadline_seconds
+
+
+def learned(caution: float, *, is_late: bool) -> float:
+    """What caution is to be after a job that was promised in time."""
+    return min(MOST_CAUTION, caution * AFTER_LATE) if is_late else max(1.0, caution * AFTER_IN_TIME)

@@ -6,11 +6,18 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from service.batching.admission import Claim, seconds_until_free, seconds_until_taken
+from service.batching.admission import (
+    FIRST_CAUTION,
+    Claim,
+    is_in_time,
+    learned,
+    seconds_until_free,
+    seconds_until_taken,
+)
 from service.batching.costs import Costs, Outlook
 from service.batching.numbers import End, Numbers
 from service.batching.usage import Usage
-from service.errors import BusyError
+from service.errors import BusyError, DeadlineError
 from service.jobs import EditJob, Ending, Event, Failed, Job, MaskFound, Receipt
 
 Deliver = Callable[[Event], None]  # called in the device thread; must not block
@@ -27,6 +34,7 @@ class Ticket:
     mask: MaskFound | None = None
     mask_calls: int = 0  # after so many it was found
     predicted_seconds: float | None = None  # of the device, when it was taken; None: it could not be told
+    is_promised: bool = False  # in time
     usage: Usage = field(default_factory=Usage)
 
     @property
@@ -61,6 +69,7 @@ class Ledger:
         self.costs = Costs()
         self._max_jobs = max_jobs
         self._running_jobs = running_jobs
+        self._caution = FIRST_CAUTION
         self._num_refused = 0
         self._num_restarts = 0
         self._ended: Counter[End] = Counter()
@@ -78,9 +87,11 @@ class Ledger:
         self.check_room(ticket.since)
         seconds = ticket.left_seconds(self.costs)
         new = Claim(seconds, ticket.job.deadline_seconds)
-        wait = seconds_until_taken(new, self._claims(ticket.since), self._running_jobs)
+        taken = self._claims(ticket.since)
+        wait = seconds_until_taken(new, taken, self._running_jobs, self._caution)
         if wait is not None:
             self._refuse(wait, "it would be done too late, or make others late")
+        ticket.is_promised = new.deadline_seconds is not None and is_in_time(new, seconds * self._caution)
         ticket.predicted_seconds = None if ticket.outlook is None else seconds
         self.tickets[job_id] = ticket
 
@@ -93,6 +104,9 @@ class Ledger:
             event = self._done(ticket, event)
         if isinstance(event, Ending):
             del self.tickets[job_id]
+            is_late = isinstance(event, Failed) and isinstance(event.error, DeadlineError)
+            if ticket.is_promised and (is_late or isinstance(event, Receipt)):
+                self._caution = learned(self._caution, is_late=is_late)
             self._ended[_end(event)] += 1
         return ticket, event
 

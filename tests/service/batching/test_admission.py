@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.admission import Claim, ends, seconds_until_free, seconds_until_taken
+from service.batching.admission import Claim, ends, learned, seconds_until_free, seconds_until_taken
 
 
 def test_jobs_that_run_share_the_device():
@@ -58,3 +60,28 @@ def test_a_promise_that_is_broken_already_binds_nobody():
 def test_a_job_that_takes_longer_than_its_deadline_is_tried_when_the_device_is_idle():
     assert seconds_until_taken(Claim(9, 3), [Claim(4), Claim(5)], places=2) == 9
     assert seconds_until_taken(Claim(9, 3), [], places=2) is None
+
+
+def test_with_caution_jobs_are_taken_as_if_they_took_longer():
+    taken = [Claim(4), Claim(4)]
+    assert seconds_until_taken(Claim(2, 10), taken, places=1, caution=1.25) == 2
+    assert seconds_until_taken(Claim(2, 12.5), taken, places=1, caution=1.25) is None
+    assert seconds_until_taken(Claim(4, 4.5), taken, places=1, caution=1.25) == 8  # too long, with caution
+
+
+def test_of_jobs_that_were_promised_in_time_one_in_twenty_is_late():
+    """Jobs take up to twice as long as is predicted, and each is given as long as caution says."""
+    rng, caution, num_late = random.Random(0), 1.0, 0
+    for _ in range(4000):
+        is_late = rng.uniform(0.5, 2.0) > caution
+        num_late += is_late
+        caution = learned(caution, is_late=is_late)
+    assert num_late / 4000 == pytest.approx(0.05, abs=0.01)
+
+
+def test_caution_has_bounds():
+    caution = 1.0
+    assert learned(caution, is_late=False) == 1
+    for _ in range(100):
+        caution = learned(caution, is_late=True)
+    assert caution == 4

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import random
 import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from service.batching.admission import FIRST_CAUTION
 from service.batching.costs import Outlook
 from service.batching.policy import Limits
 from service.errors import BusyError, DeadlineError, NotReadyError, UnknownImageError
@@ -255,9 +257,11 @@ def test_a_job_that_would_be_too_late_is_refused_and_told_when_it_would_not(seei
         submit(seeing)
     with pytest.raises(BusyError, match="late") as refused:
         submit(seeing, deadline_seconds=5)
-    assert refused.value.retry_after_seconds == pytest.approx(4, rel=0.02)  # it would be done after 9 s
+    assert refused.value.retry_after_seconds == pytest.approx(
+        9 - 5 / FIRST_CAUTION, rel=0.02
+    )  # it would be done after 9 s
     assert seeing.numbers().num_refused == 1
-    submit(seeing, deadline_seconds=10)
+    submit(seeing, deadline_seconds=9.2 * FIRST_CAUTION)
 
 
 def test_no_job_is_taken_that_would_make_another_late(seeing, submit, bench):
@@ -280,10 +284,30 @@ def test_a_running_job_ends_at_the_step_after_its_deadline(seeing, submit, bench
     assert bench.closed == ["a"]
 
 
+def test_after_late_jobs_admission_is_more_cautious(seeing, submit, bench):
+    def is_taken():
+        """Beside another job, one that would be done after 6 s."""
+        bench.has_begun.clear()
+        bench.may_step.clear()
+        told = [submit(seeing, "b")[1]]
+        assert bench.has_begun.wait(GUARD_SECONDS)
+        with suppress(BusyError):
+            told.append(submit(seeing, deadline_seconds=6.2 * FIRST_CAUTION)[1])
+        bench.may_step.set()
+        assert all(one.kinds()[-1] is Receipt for one in told)
+        return len(told) == 2
+
+    assert is_taken()
+    bench.call_seconds = 10.0
+    assert submit(seeing, deadline_seconds=5)[1].kinds()[-1] is Failed
+    bench.call_seconds = 1.0
+    assert not is_taken()
+
+
 def test_a_waiting_job_ends_when_its_deadline_is_over(seeing, submit, bench):
     bench.may_step.clear()
     first = [submit(seeing, "b")[1] for _ in range(2)]
-    _, told = submit(seeing, deadline_seconds=9.5)
+    _, told = submit(seeing, deadline_seconds=12)
     bench.call_seconds = 10.0
     bench.may_step.set()
     assert told.kinds() == [Failed]
