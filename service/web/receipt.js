@@ -21,7 +21,7 @@ export function facts(receipt, drawnSeconds = null) {
   const rest = receipt.edited_ratio < 1 ? "; beyond its edge every pixel is as it was" : "";
   const beside = drawnSeconds === null ? "for this change" : `for this change; the drawing took ${seconds(drawnSeconds)}`;
   return [
-    { figure: percent(receipt.edited_ratio), text: `of the picture recomputed${rest}` },
+    { figure: percent(receipt.edited_ratio), text: `of the picture redrawn${rest}` },
     work(receipt.macs_dense / receipt.macs_computed),
     { figure: took, text: beside },
   ];
