@@ -41,8 +41,8 @@ def documented(*statuses: int) -> Described:
     return {status: _error(status) for status in statuses}
 
 
-def with_request_ids(app: FastAPI) -> None:
-    """Every answer that the description names has the header that every answer has."""
+def complete(app: FastAPI, *, needs_key: bool) -> None:
+    """Every answer has the header that all have; a key may be left out where none is known."""
     described = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -51,6 +51,8 @@ def with_request_ids(app: FastAPI) -> None:
                 for operation in path.values():
                     for answer in operation["responses"].values():
                         answer.setdefault("headers", {})[HEADER] = REQUEST_ID
+                    if "security" in operation and not needs_key:
+                        operation["security"].append({})
         return described()
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way

@@ -43,11 +43,18 @@ def _printable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, StringConstraints(max_length=MAX_PROMPT), AfterValidator(_printable)]
+PRINTABLE = r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*"  # the same, as the description says it
+Text = Annotated[
+    str,
+    StringConstraints(max_length=MAX_PROMPT),
+    AfterValidator(_printable),
+    Field(json_schema_extra={"pattern": f"^{PRINTABLE}$"}),
+]
 Prompt = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT),
     AfterValidator(_printable),
+    Field(json_schema_extra={"pattern": rf"^(?=[\s\S]*\S){PRINTABLE}$"}),
 ]
 Side = Annotated[int, Field(multiple_of=8, ge=64, le=MAX_SIDE)]
 Positions = Annotated[int, Field(ge=0, le=16)]

@@ -53,18 +53,18 @@ class LocalWorker:
     """The `Worker` over one batcher, and the store that its jobs write to."""
 
     def __init__(
-        self, batcher: Batcher, store: Store, catalog: Catalog | None = None, models: Sequence[Model] = ()
+        self, batcher: Batcher, store: Store, catalog: Catalog | None = None, cards: Sequence[Card] = ()
     ) -> None:
-        """The last of `models`, to which the device thread may add, is the one that draws."""
+        """`cards` is empty until the device thread has opened the model, and then has its card."""
         self._batcher = batcher
         self._store = store
         self._catalog = catalog
-        self._models = models
+        self._cards = cards
 
     @property
     def card(self) -> Card | None:
         """As in `Worker`."""
-        return card_of(self._models[-1]) if self._models else None
+        return self._cards[0] if self._cards else None
 
     @property
     def state(self) -> State:
@@ -136,18 +136,19 @@ def open_local(
     `catalog` finds sources for edits that name none. `graph_bytes` of a GPU's memory are for captured passes,
     `device_cache_bytes` for recordings that are read often.
     """
-    models: list[Model] = []
+    cards: list[Card] = []
 
     def open_device() -> Runner:
-        models.append(open_model())
-        return open_runner(models[-1], store, limits, catalog, graph_bytes, device_cache_bytes)
+        model = open_model()
+        cards[:] = [card_of(model)]
+        return open_runner(model, store, limits, catalog, graph_bytes, device_cache_bytes)
 
     batcher = Batcher(
         open_device,
         max_jobs=limits.running_jobs + queue_jobs,
         running_jobs=limits.running_jobs,
     )
-    return LocalWorker(batcher, store, catalog, models)
+    return LocalWorker(batcher, store, catalog, cards)
 
 
 def card_of(model: Model) -> Card:

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import re
+
 import pytest
+from pydantic import ValidationError
+
+from service.api.schemas import GenerateRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -71,5 +76,26 @@ async def test_requests_have_examples_and_a_key(described):
         assert described["components"]["schemas"][name]["examples"]
     assert "HTTPValidationError" not in described["components"]["schemas"]
     found = operations(described)
-    assert all(found[name]["security"] for name in ANSWERS if name[0] not in {"/healthz", "/readyz"})
     assert {one["name"] for one in found["/edit", "post"]["parameters"]} == {"Idempotency-Key"}
+
+
+async def test_a_key_is_needed_where_one_is_known(client, keyed):
+    for one, needed in ((client, [{"HTTPBearer": []}, {}]), (keyed, [{"HTTPBearer": []}])):
+        found = operations((await one.get("/openapi.json")).json())
+        for name in ANSWERS:
+            assert found[name].get("security") == (None if name[0] in {"/healthz", "/readyz"} else needed)
+
+
+@pytest.mark.parametrize(
+    "text", ["a house", "a\nb\tc", " ", "", "a\x00", "\x1b[0m", "\x85", "\u2028", "\U0001f3e0", "\xa0"]
+)
+def test_the_description_of_a_prompt_allows_what_is_taken(text):
+    """Python's patterns mean here what JSON Schema's do."""
+    described = GenerateRequest.model_json_schema()["properties"]["prompt"]
+    allowed = re.search(described["pattern"], text) is not None
+    try:
+        GenerateRequest(prompt=text)
+    except ValidationError:
+        assert not allowed
+    else:
+        assert allowed

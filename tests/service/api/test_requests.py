@@ -72,6 +72,8 @@ BAD_EDITS = {
     "preset": [{"preset": "fast"}],
     "dry_run": [{"dry_run": "yes"}],
     "preview_every": [{"preview_every": 1}],
+    "deadline_seconds": [{"deadline_seconds": 0}, {"deadline_seconds": 1e9}, {"deadline_seconds": float("inf")}],
+    "stream": [{"stream": "yes"}],
     "deadline": [{"deadline": 1}],
 }
 
@@ -138,14 +140,16 @@ async def test_a_part_of_the_path_is_named_like_a_field(client):
 
 def test_fields_become_a_job():
     request = EditRequest(
-        **EDIT, seed=3, num_inference_steps=4, guidance_scale=2, width=64, negative_prompt="", margin=2, deep_every=3
-    )
-    job = request.job()
+        **EDIT, seed=3, num_inference_steps=4, guidance_scale=2, width=64, negative_prompt="", margin=2, deep_every=3,
+        stream=True, preview_every=5, deadline_seconds=7.5,
+    )  # fmt: skip
+    job = request.job("ann")
     assert job.sampling == SamplingRequest(
         seed=3, num_inference_steps=4, guidance_scale=2, width=64, negative_prompt=""
     )
     assert job.rules == EditRules(margin=2, deep_every=3)
     assert (job.mask_mode, job.dry_run, job.cache) == ("detect", False, "read_write")
+    assert (job.tenant, job.preview_every, job.deadline_seconds) == ("ann", 5, 7.5)
 
 
 @pytest.mark.parametrize("schema", [GenerateRequest, EditRequest])

@@ -18,7 +18,7 @@ from service.batching.policy import Limits
 from service.batching.runner import Runner
 from service.engine.catalog import Catalog
 from service.engine.recording import Format
-from service.engine.weights import EMBEDDED
+from service.engine.weights import EMBEDDED, Defaults
 from service.errors import InputError, NotReadyError
 from service.jobs import Accepted, GenerateJob, Receipt, SamplingRequest
 from service.settings import Settings
@@ -149,12 +149,18 @@ def test_a_worker_is_there_before_its_model():
 
     def load():
         assert may_load.wait(GUARD_SECONDS)
-        return SimpleNamespace(unet=None, device=torch.device("cpu"))
+        defaults = Defaults(64, 64, words=("house",))
+        return SimpleNamespace(
+            name="tiny", unet=None, device=torch.device("cpu"), defaults=defaults, max_pixels=4096, latent_scale=8,
+            sampler_config={"num_train_timesteps": 1000},
+        )  # fmt: skip
 
     worker = open_local(load, Store(0), queue_jobs=1, limits=Limits())
-    assert worker.state == "loading"
+    assert (worker.state, worker.card) == ("loading", None)
     may_load.set()
     assert worker._batcher.wait_opened() == "ready"
+    assert (worker.card.name, worker.card.words, worker.card.max_pixels) == ("tiny", ("house",), 4096)
+    assert (worker.card.defaults.width, worker.card.defaults.sampler) == (64, "ddim")
     asyncio.run(worker.close())
 
 
