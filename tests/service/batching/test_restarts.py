@@ -6,9 +6,12 @@ import threading
 
 import pytest
 
+from cache_store.store import Store
 from service.batching.batcher import check_ready
+from service.batching.policy import Limits
+from service.batching.runner import Runner
 from service.errors import InputError, JobFailedError, NotReadyError
-from service.jobs import Accepted, Failed, Receipt
+from service.jobs import Accepted, EditJob, Failed, GenerateJob, Receipt, SamplingRequest
 
 GUARD_SECONDS = 30  # a test that hangs fails
 
@@ -36,19 +39,20 @@ def pauses():
 class Mortals:
     """Opens runners that die at a step while they are to die."""
 
-    def __init__(self, bench, death):
-        self.bench = bench
-        self.death = death
+    def __init__(self, new_runner, may_step):
+        self.new_runner = new_runner
+        self.may_step = may_step
+        self.death = RuntimeError("defect")
         self.are_to_die = True
         self.threads = []
 
     def open(self):
         self.threads.append(threading.current_thread())
-        runner = self.bench.runner()
+        runner = self.new_runner()
         works = runner.step
 
         def step():
-            assert self.bench.may_step.wait(GUARD_SECONDS)
+            assert self.may_step.wait(GUARD_SECONDS)
             if self.are_to_die:
                 raise self.death
             return works()
@@ -59,7 +63,7 @@ class Mortals:
 
 @pytest.fixture
 def mortals(bench):
-    return Mortals(bench, RuntimeError("defect"))
+    return Mortals(bench.runner, bench.may_step)
 
 
 @pytest.mark.parametrize("death", [RuntimeError("defect"), SystemExit(1)])
@@ -175,3 +179,19 @@ def test_every_other_state_is_not_ready_and_says_why(state):
     with pytest.raises(NotReadyError):
         check_ready(state)
     check_ready("ready")
+
+
+def test_what_was_drawn_before_a_death_is_edited_after_it(open_batcher, submit, bench, postcard, pauses):
+    """The store is not the thread's: the picture is still there, and its rows are read."""
+    store, sampling = Store(1 << 30), SamplingRequest(num_inference_steps=3, width=64, height=64)
+    mortals = Mortals(lambda: Runner(postcard, store, Limits()), bench.may_step)
+    mortals.are_to_die = False
+    batcher = open_batcher(mortals.open, pause=pauses)
+    batcher.wait_opened()
+    drawn = submit(batcher, GenerateJob("a red house", sampling))[1].last()
+    mortals.are_to_die = True
+    assert submit(batcher, GenerateJob("a blue house", sampling))[1].kinds() == [Failed]
+    mortals.are_to_die = False
+    batcher.wait_opened()
+    edited = submit(batcher, EditJob("a red tent", drawn.image_id))[1].last()
+    assert (edited.source_id, edited.tier) == (drawn.image_id, "host")
