@@ -10,22 +10,14 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service.api import (
-    description,
-    health,
-    model,
-    openai,
-    openai_errors,
-    openai_models,
-    page,
-    pictures,
-    problems,
-    routes,
-)
+from service.api import description, health, model, page, pictures, problems, routes
 from service.api.bodies import Bodies
 from service.api.draining import Drain
 from service.api.gates import Gate
 from service.api.keys import Keys
+from service.api.openai import errors as openai_errors
+from service.api.openai import models as openai_models
+from service.api.openai import routes as openai
 from service.api.quotas import Quotas
 from service.api.repeats import Repeats
 from service.api.request_ids import RequestIds

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from service.api.openai_schemas import EditsRequest
+from service.api.openai.schemas import EditsRequest
 
 pytestmark = pytest.mark.anyio
 

@@ -5,8 +5,8 @@ from contextlib import aclosing
 
 import pytest
 
-from service.api.openai_runs import together
-from service.api.openai_streams import interval
+from service.api.openai.runs import together
+from service.api.openai.streams import interval
 
 pytestmark = pytest.mark.anyio
 

@@ -13,17 +13,17 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response, Security
 
-from service.api import openai_description
 from service.api.gates import GatedRoute, bearer
-from service.api.openai_answers import Answers, Images
-from service.api.openai_errors import failure_of
-from service.api.openai_forms import read_form
-from service.api.openai_images import UNKNOWN
-from service.api.openai_models import card_of, check_model
-from service.api.openai_runs import together
-from service.api.openai_schemas import GenerationsRequest
-from service.api.openai_streams import frame_of, frames_of, interval
-from service.api.openai_uploads import FILES, Upload
+from service.api.openai import description
+from service.api.openai.answers import Answers, Images
+from service.api.openai.errors import failure_of
+from service.api.openai.forms import read_form
+from service.api.openai.images import UNKNOWN
+from service.api.openai.models import card_of, check_model
+from service.api.openai.runs import together
+from service.api.openai.schemas import GenerationsRequest
+from service.api.openai.streams import frame_of, frames_of, interval
+from service.api.openai.uploads import FILES, Upload
 from service.api.problems import problem_of
 from service.api.quotas import Quotas
 from service.api.routes import Key
@@ -40,7 +40,7 @@ PREFIX = "/v1/"  # of all that OpenAI's clients ask for
 router = APIRouter(route_class=GatedRoute, dependencies=[Security(bearer)], prefix="/v1/images", tags=["openai"])
 
 
-@router.post("/generations", response_model=Images, responses=openai_description.pictures("image_generation"))
+@router.post("/generations", response_model=Images, responses=description.pictures("image_generation"))
 async def generations(body: GenerationsRequest, request: Request, key: Key = None) -> Any:  # noqa: ARG001  # read below
     """Draw pictures from a prompt."""
     body.check()
@@ -56,8 +56,8 @@ async def generations(body: GenerationsRequest, request: Request, key: Key = Non
 @router.post(
     "/edits",
     response_model=Images,
-    responses=openai_description.pictures("image_edit"),
-    openapi_extra=openai_description.form(),
+    responses=description.pictures("image_edit"),
+    openapi_extra=description.form(),
 )
 async def edits(request: Request, key: Key = None) -> Any:  # noqa: ARG001  # the same
     """Change the words of a picture that was drawn here; with a mask, only where that is transparent."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from service.api.openai_images import FULL_QUALITY, Format, Output
+from service.api.openai.images import FULL_QUALITY, Format, Output
 from service.api.schemas import EditRequest, GenerateRequest, Prompt, SamplingFields, Text, first_error
 from service.errors import InputError
 from service.jobs import Attention, Cache, Decoding, Detection, MaskMode, Sampler

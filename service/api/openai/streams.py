@@ -9,8 +9,8 @@ from contextlib import aclosing
 
 from PIL import Image
 
-from service.api.openai_answers import Answers, Completed, Partial
-from service.api.openai_errors import Failure
+from service.api.openai.answers import Answers, Completed, Partial
+from service.api.openai.errors import Failure
 from service.api.streams import Frames, frame
 from service.jobs import Event, ImageReady, Preview, Receipt
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from service.api import description
 from service.api.description import JOBS, Described
-from service.api.openai_errors import Failure, failure_of, status_of
-from service.api.openai_forms import MEDIA_TYPE as FORM
-from service.api.openai_schemas import EDIT, EditsRequest
+from service.api.openai.errors import Failure, failure_of, status_of
+from service.api.openai.forms import MEDIA_TYPE as FORM
+from service.api.openai.schemas import EDIT, EditsRequest
 from service.api.problems import MEDIA_TYPE as PROBLEM
 from service.api.problems import Problem
 from service.api.streams import HEADERS

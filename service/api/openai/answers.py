@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 
 from service.api.answers import url_of
 from service.api.images import encode_base64
-from service.api.openai_images import Format
-from service.api.openai_schemas import ImagesRequest
+from service.api.openai.images import Format
+from service.api.openai.schemas import ImagesRequest
 from service.jobs import ImageReady, Outcome, Preview, Receipt
 
 Kind = Literal["image_generation", "image_edit"]

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from service.api.images import encode_base64, encode_png
-from service.api.openai_forms import Form
-from service.api.openai_images import UNKNOWN, read_edit_mask, read_source
-from service.api.openai_schemas import EditsRequest, checked
+from service.api.openai.forms import Form
+from service.api.openai.images import UNKNOWN, read_edit_mask, read_source
+from service.api.openai.schemas import EditsRequest, checked
 from service.engine.core import pixels_digest
 from service.errors import InputError
 

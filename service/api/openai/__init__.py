@@ -1,0 +1,1 @@
+"""The Images interface of OpenAI, over the native jobs."""
