@@ -123,8 +123,12 @@ class Visit:
 
     async def pixels(self, canvas: str = "#after") -> list[int]:
         """Red, green, blue and alpha of all pixels of a canvas."""
-        code = "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
-        got: list[int] = await self[canvas].evaluate(code)
+        got: list[int] = await self[canvas].evaluate("""canvas => {
+            const copy = new OffscreenCanvas(canvas.width, canvas.height);
+            const context = copy.getContext("2d", { willReadFrequently: true });
+            context.drawImage(canvas, 0, 0);
+            return [...context.getImageData(0, 0, copy.width, copy.height).data];
+        }""")
         return got
 
     async def kept(self) -> dict[str, Any]:

@@ -22,7 +22,8 @@ async def test_a_full_queue_is_said_kindly_with_a_countdown_and_a_way_to_try_aga
         httpx.AsyncClient(base_url=visit.url, timeout=60) as client,
         client.stream("POST", "/generate", json=LONG) as running,
     ):
-        await anext(running.aiter_lines())
+        lines = running.aiter_lines()  # held: when it goes, so does the connection, and the job with it
+        assert await anext(lines) == "event: accepted"
         await visit.say(WORDS)
         await expect(visit["#problem"]).to_contain_text("The service is busy just now")
         seconds = int((await visit["#problem .countdown"].text_content()).split()[-2])
