@@ -27,7 +27,9 @@ from service.observation import Observation
 from service.settings import Settings, read_settings
 from service.traces import Traces
 from service.workers import Worker
-from service.workers.local import open_catalog, open_local, open_model, open_store
+from service.workers.local import open_local
+from service.workers.models import open_model
+from service.workers.stores import open_catalog, open_store
 
 DESCRIPTION = "Edit a generated image by editing its prompt; only what the new words change is computed again."
 

@@ -14,7 +14,7 @@ def inspect(options: argparse.Namespace) -> None:
     """`retouch inspect`."""
     from service.inspection import as_data, table  # noqa: PLC0415  # not for `retouch --help`
     from service.settings import read_settings  # noqa: PLC0415
-    from service.workers.local import look_into  # noqa: PLC0415
+    from service.workers.stores import look_into  # noqa: PLC0415
 
     settings = read_settings(disk_path=None if options.disk is None else str(options.disk))
     if not settings.disk_path:

@@ -13,7 +13,8 @@ from service.commands.files import Made
 from service.engine.call import Call
 from service.jobs import Job, Outcome
 from service.settings import read_settings
-from service.workers.local import open_model, open_store
+from service.workers.models import open_model
+from service.workers.stores import open_store
 
 
 @contextmanager

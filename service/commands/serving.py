@@ -16,7 +16,7 @@ def serve(options: argparse.Namespace) -> None:
     from service import logs, server  # noqa: PLC0415
     from service.app import create_app  # noqa: PLC0415  # with torch behind it
     from service.engine.embedder import check_embedder  # noqa: PLC0415
-    from service.workers.local import check_model  # noqa: PLC0415
+    from service.workers.models import check_model  # noqa: PLC0415
 
     server.check_exposure(settings)
     check_model(settings.model, settings.device)  # now, not when the server is up

@@ -4,49 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import closing
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
 import torch
-import transformers
 
-from cache_store.index import Index
-from cache_store.index.memory import MemoryIndex
-from cache_store.index.redis import RedisIndex
-from cache_store.inspection import Description
-from cache_store.store import Store, ignore
-from cache_store.tiers.arena import Arena
-from cache_store.tiers.budgets import device_budget, disk_budget, host_budget
-from cache_store.tiers.disk import Disk
+from cache_store.store import Store
 from service.batching.batcher import Batcher, State
 from service.batching.foresight import Foresight
 from service.batching.policy import Limits
 from service.batching.runner import Runner
 from service.batching.warm_up import warm_up
 from service.engine import editor
-from service.engine.catalog import Catalog, Nearness
-from service.engine.embedder import open_embedder
+from service.engine.catalog import Catalog
 from service.engine.graphs import CudaRecorder, Graphs
 from service.engine.predict import predict
-from service.engine.recording import Format, Storage
 from service.engine.sampling import resolve
-from service.engine.weights import EMBEDDED, Model, find_model, load_model
-from service.errors import InputError
+from service.engine.weights import Model
 from service.jobs import Ending, Event, Job, SamplingRequest
 from service.workers import Blob, Card, Lineage
 from service.workers.mailbox import Mailbox
 from service.workers.numbers import WorkerNumbers
 from service.workers.pictures import Pictures
+from service.workers.stores import Budget, add_device
 
 log = logging.getLogger(__name__)
-
-Budget = int | Literal["auto"]  # bytes
-
-MAX_DEFAULT_THREADS = 8  # more do not pay for small networks, and disturb the neighbours
 
 
 class LocalWorker:
@@ -178,111 +160,6 @@ def open_runner(
     warm_up(model, by_graphs)
     add_device(store, model.device, device_cache_bytes)
     return Runner(model, store, limits, start=begin, predict=by_graphs, chores=chores, foresight=foresight)
-
-
-def open_store(
-    device: str,
-    cache_bytes: Budget,
-    disk_path: str = "",
-    disk_bytes: Budget = 0,
-    on_lost: Callable[[str], None] = ignore,
-) -> Store:
-    """Recordings in memory that the device reads directly, and on the disk where there is a path.
-
-    `auto` is a part of what is free now; `on_lost` as in `Store`.
-    """
-    pinned = find_device(device).type == "cuda"
-    if cache_bytes == "auto":
-        cache_bytes = host_budget(pinned=pinned)
-    if disk_bytes == "auto":
-        disk_bytes = disk_budget(Path(disk_path)) if disk_path else 0
-    log.info("recordings may take %.1f GiB of memory and %.1f of the disk", cache_bytes / 2**30, disk_bytes / 2**30)
-    disk = Disk(Path(disk_path), disk_bytes) if disk_path else None
-    return Store(cache_bytes, pinned=pinned, disk=disk, on_lost=on_lost)
-
-
-def add_device(store: Store, device: torch.device, num_bytes: Budget) -> None:
-    """Recordings that are read often are in a GPU's memory, too; `auto` is a part of what all else has left free."""
-    if num_bytes == "auto":
-        num_bytes = device_budget(device)
-    if num_bytes:
-        store.add_device(Arena(num_bytes, device))
-        log.info("recordings may take %.1f GiB of %s", num_bytes / 2**30, device)
-
-
-def look_into(directory: Path) -> list[Description]:
-    """The recordings in a directory. InputError where there is none, or another process has it."""
-    if not directory.is_dir():
-        raise InputError("disk", f"there is no directory {str(directory)!r}")
-    disk = Disk(directory, 1 << 62)
-    with closing(Store(0, disk=disk)) as store:
-        if not disk.is_on:
-            raise InputError("disk", f"{str(directory)!r} is in use by another process, or cannot be read")
-        return store.describe()
-
-
-def open_catalog(worker: str, nearness: Nearness, redis_url: str = "", embedding_model: str = "") -> Catalog:
-    """What this worker knows of recordings; with a Redis, what others have, too. InputError as `open_embedder`."""
-    epoch = time.time_ns()
-    index: Index = RedisIndex.open(redis_url, worker, epoch) if redis_url else MemoryIndex()
-    return Catalog(index, worker, epoch, nearness, open_embedder(embedding_model))
-
-
-def open_model(
-    source: str,
-    *,
-    device: str = "auto",
-    num_threads: int | None = None,
-    dtype: str = "auto",
-    storage_dtype: Storage = "float16",
-    record: Literal["inputs", "keys_values", "none"] = "inputs",
-    attention_every: int = 1,
-    rows_every: int = 1,
-    max_pixels: int | None = None,
-) -> Model:
-    """Load a model onto a device. InputError where there is no such device, or the model is not whole.
-
-    `source` is a diffusers directory, a hub id, or `postcard`, the embedded model. `device` is torch's name or `auto`
-    (CUDA if there is one). `num_threads` None is torch's own number, the physical cores or OMP_NUM_THREADS, but at
-    most 8. `dtype`, torch's name, is what the model computes in; `auto` is float16 on CUDA, else float32.
-    `storage_dtype` is what recordings are kept in, `record` what they keep of self-attention, `attention_every` and
-    `rows_every` of how many steps one keeps it and the rows. `max_pixels` bounds the pictures that may be asked for.
-    """
-    place = find_device(device)
-    if dtype == "auto":
-        dtype = "float16" if place.type == "cuda" else "float32"
-    form = Format(storage_dtype, record != "keys_values", record != "none", attention_every, rows_every)
-    transformers.utils.logging.disable_progress_bar()  # weights load in a second, and logs stay
-    torch.set_num_threads(num_threads or min(MAX_DEFAULT_THREADS, torch.get_num_threads()))
-    model = load_model(_source(source), place, getattr(torch, dtype), form, max_pixels)
-    if place.type == "cuda" and model.without_kernels:
-        log.warning("%s computes with plain torch operators: %s", place, model.without_kernels)
-    return model
-
-
-def check_model(source: str, device: str) -> None:
-    """InputError where there is no such model, or no such device; a hub repository is fetched."""
-    find_device(device)
-    find_model(_source(source))
-
-
-def find_device(name: str) -> torch.device:
-    """The device of this name; `auto` is CUDA if there is one. InputError where there is none."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in {"cpu", "cuda"}:
-        raise InputError("device", f"must be auto, cpu, cuda or cuda:NUMBER, got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError("device", f"there is no {name!r} here: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device if device.type == "cpu" else torch.device("cuda", device.index or 0)  # one name for one device
-
-
-def _source(source: str) -> str | Path:
-    return EMBEDDED if source == "postcard" else source
 
 
 def _allocated_bytes() -> int:

@@ -23,7 +23,7 @@ from service.engine.embedder import Pooled, check_embedder, open_embedder, simil
 from service.engine.weights import load_model
 from service.errors import InputError
 from service.jobs import EditJob, GenerateJob, Outcome, SamplingRequest
-from service.workers.local import open_catalog
+from service.workers.stores import open_catalog
 
 WORDS = ["a", "green", "hill", "under", "clear", "sky", "with", "tree", "Tree"]
 HILL, TREE = "a green hill under a clear sky", "a green hill under a clear sky with a tree"

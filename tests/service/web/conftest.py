@@ -25,7 +25,8 @@ from service.batching.policy import Limits
 from service.engine.weights import Model
 from service.settings import Settings
 from service.workers import Worker
-from service.workers.local import open_local, open_model
+from service.workers.local import open_local
+from service.workers.models import open_model
 
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

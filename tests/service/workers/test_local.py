@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from functools import partial
 from types import SimpleNamespace
 
@@ -17,13 +16,13 @@ from service.batching.batcher import Batcher
 from service.batching.policy import Limits
 from service.batching.runner import Runner
 from service.engine.catalog import Catalog
-from service.engine.recording import Format
-from service.engine.weights import EMBEDDED, Defaults
-from service.errors import InputError, NotReadyError
+from service.engine.weights import Defaults
+from service.errors import NotReadyError
 from service.jobs import Accepted, GenerateJob, Receipt, SamplingRequest
 from service.settings import Settings
-from service.workers import local
-from service.workers.local import LocalWorker, add_device, check_model, find_device, open_local, open_model, open_store
+from service.workers.local import LocalWorker, open_local
+from service.workers.models import open_model
+from service.workers.stores import open_store
 
 GUARD_SECONDS = 30  # a test that hangs fails
 
@@ -214,77 +213,3 @@ def test_what_a_worker_loses_its_index_does_not_have():
         lose(image_id)
         assert index.holders("", image_id) == []
     asyncio.run(worker.close())
-
-
-@pytest.mark.parametrize(("device", "num_bytes"), [("cpu", 4000), ("cuda", 3000)])
-def test_by_default_recordings_take_a_part_of_what_is_free(monkeypatch, tmp_path, device, num_bytes):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(local, "host_budget", lambda *, pinned: 3000 if pinned else 4000)
-    monkeypatch.setattr(local, "disk_budget", {tmp_path / "cache": 5000}.get)
-    with closing(open_store(device, "auto", str(tmp_path / "cache"), "auto")) as store:
-        assert store.counts()["budget_bytes"] == {("host",): num_bytes, ("disk",): 5000}
-    with closing(open_store(device, "auto", "", "auto")) as store:
-        assert store.counts()["budget_bytes"] == {("host",): num_bytes}
-    with closing(open_store(device, 100, str(tmp_path / "other"), 200)) as store:
-        assert store.counts()["budget_bytes"] == {("host",): 100, ("disk",): 200}
-
-
-def test_a_gpu_has_a_tier_of_its_own_where_it_has_room(monkeypatch):
-    cpu = torch.device("cpu")
-    for asked, num_bytes in (("auto", 0), (0, 0), (2048, 2048)):
-        store = Store(0)
-        add_device(store, cpu, asked)
-        assert store.counts()["budget_bytes"].get(("device",), 0) == num_bytes
-    monkeypatch.setattr(local, "device_budget", {cpu: 1024}.get)
-    add_device(store, cpu, "auto")
-    assert store.counts()["budget_bytes"]["device",] == 1024
-
-
-@pytest.mark.parametrize(("source", "path"), [("postcard", EMBEDDED), ("some/model", "some/model")])
-def test_postcard_is_the_embedded_model(monkeypatch, source, path):
-    monkeypatch.setattr(local, "load_model", lambda *given: given)
-    cuda = torch.cuda.is_available()
-    device, dtype = (torch.device("cuda"), torch.float16) if cuda else (torch.device("cpu"), torch.float32)
-    assert open_model(source, num_threads=1) == (path, device, dtype, Format(), None)
-
-
-@pytest.mark.parametrize(("record", "keep_inputs"), [("inputs", True), ("keys_values", False), ("none", True)])
-def test_a_model_computes_and_records_as_it_is_told(monkeypatch, record, keep_inputs):
-    monkeypatch.setattr(local, "load_model", lambda *given: given)
-    asked = {"storage_dtype": "float32", "record": record, "attention_every": 5, "rows_every": 2}
-    settings = Settings(device="cpu", threads=1, dtype="bfloat16", **asked)
-    _, *told = open_model("postcard", max_pixels=settings.max_pixels, **settings.model_options)
-    form = Format("float32", keep_inputs, record != "none", attention_every=5, rows_every=2)
-    assert told == [torch.device("cpu"), torch.bfloat16, form, 2**20]
-
-
-@pytest.mark.parametrize(("reason", "lines"), [("kernels need more", 1), (None, 0)])
-def test_a_gpu_that_kernels_do_not_run_on_is_told(monkeypatch, caplog, reason, lines):
-    monkeypatch.setattr(local, "load_model", lambda *_: SimpleNamespace(without_kernels=reason))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    open_model("postcard", device="cuda", num_threads=1)
-    assert caplog.text.count("computes with plain torch operators: kernels need more") == lines
-
-
-@pytest.mark.parametrize("cuda", [False, True])
-def test_by_default_a_gpu_computes_in_half_precision(monkeypatch, cuda):
-    monkeypatch.setattr(local, "load_model", lambda *given: SimpleNamespace(dtype=given[2], without_kernels=None))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(cuda))
-    assert open_model("postcard", num_threads=1).dtype is (torch.float16 if cuda else torch.float32)
-
-
-@pytest.mark.parametrize("name", ["banana", "cuda", "cuda:1", "cuda:9999", "cuda:-1", "meta", ""])
-def test_a_device_that_is_not_here_is_refused_by_name(monkeypatch, name):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    for use in (lambda: open_model("postcard", device=name), lambda: check_model("postcard", name)):
-        with pytest.raises(InputError, match=re.escape(repr(name))) as refused:
-            use()
-        assert refused.value.field == "device"
-
-
-def test_a_gpu_goes_by_its_number(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert find_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(InputError, match="torch sees 2 CUDA devices"):
-        find_device("cuda:2")

@@ -1,0 +1,36 @@
+"""Where a worker keeps recordings: as much as it is told, or as is free."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+import torch
+
+from cache_store.store import Store
+from service.workers import stores
+from service.workers.stores import add_device, open_store
+
+
+@pytest.mark.parametrize(("device", "num_bytes"), [("cpu", 4000), ("cuda", 3000)])
+def test_by_default_recordings_take_a_part_of_what_is_free(monkeypatch, tmp_path, device, num_bytes):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(stores, "host_budget", lambda *, pinned: 3000 if pinned else 4000)
+    monkeypatch.setattr(stores, "disk_budget", {tmp_path / "cache": 5000}.get)
+    with closing(open_store(device, "auto", str(tmp_path / "cache"), "auto")) as store:
+        assert store.counts()["budget_bytes"] == {("host",): num_bytes, ("disk",): 5000}
+    with closing(open_store(device, "auto", "", "auto")) as store:
+        assert store.counts()["budget_bytes"] == {("host",): num_bytes}
+    with closing(open_store(device, 100, str(tmp_path / "other"), 200)) as store:
+        assert store.counts()["budget_bytes"] == {("host",): 100, ("disk",): 200}
+
+
+def test_a_gpu_has_a_tier_of_its_own_where_it_has_room(monkeypatch):
+    cpu = torch.device("cpu")
+    for asked, num_bytes in (("auto", 0), (0, 0), (2048, 2048)):
+        store = Store(0)
+        add_device(store, cpu, asked)
+        assert store.counts()["budget_bytes"].get(("device",), 0) == num_bytes
+    monkeypatch.setattr(stores, "device_budget", {cpu: 1024}.get)
+    add_device(store, cpu, "auto")
+    assert store.counts()["budget_bytes"]["device",] == 1024
