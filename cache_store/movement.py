@@ -149,8 +149,8 @@ class Movement:
         if self._disk is None:
             return 0
         with self._lock:
-            wanted = {core_name(one) for one, entry in self._entries.items() if entry.is_stored}
-            wanted |= self._placement.file_names()
+            cores = set(map(core_name, self._entries))  # also of who is made again: until then the old one is there
+            wanted = cores | self._placement.file_names()
         num_bytes = self._disk.keep_only(wanted)
         if not self._disk.is_on:
             self._try_later(self._disk)

@@ -60,6 +60,21 @@ def test_a_disk_that_fails_while_there_is_nothing_to_write_comes_back(archive_of
     assert archive.store.counts()["used_bytes"]["disk",] == 0
 
 
+def test_who_is_made_again_stays_on_the_disk_until_that_is_written(archive_of, disk_of, failing, files):
+    system = failing()
+    archive = archive_of(disk=disk_of(system=system, retry_seconds=3600.0))
+    archive.record("a")
+    archive.settle().evict("a")
+    archive.settle()
+    system.fail(errno.ENOSPC, "write")
+    archive.record("a")
+    archive.settle()
+    assert files() == ["a.core"]
+    system.recover()
+    archive.hurry()
+    assert files() == sorted(["a.core", archive.rows_name("a")])
+
+
 def test_a_log_that_is_kept_keeps_no_rows(archive_of, disk_of, failing, caplog):
     """An error would: by its frames, which hold what was to be written."""
     system = failing()
