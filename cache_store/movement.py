@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import MutableMapping
+from collections import OrderedDict
 from functools import partial
 from weakref import ref
 
@@ -30,7 +30,7 @@ class Movement:
 
     def __init__(
         self,
-        entries: MutableMapping[str, Entry],
+        entries: OrderedDict[str, Entry],  # least recently used first
         placement: Placement,
         lock: threading.RLock,  # of the entries
         counts: Counts,
@@ -51,9 +51,12 @@ class Movement:
             return
         found = dict(Finder(self._disk, self._counts).recordings())
         with self._lock:
+            meanwhile = list(self._entries)
             for recording_id, entry in found.items():
                 if self._entries.setdefault(recording_id, entry) is entry and entry.activations:
                     self._placement.add(entry.activations)
+            for recording_id in meanwhile:  # is newer than what was found
+                self._entries.move_to_end(recording_id)
         self._counts.add("reclaimed_bytes", count=self._disk.reclaimed_bytes + self._sweep())
         self._placement.make_room_on_disk(0)
 

@@ -139,3 +139,18 @@ def test_a_late_start_finds_recordings_beside_those_of_the_meantime(stored, disk
     assert late.tiers() == {"b": {"host", "disk"}, "a": {"host", "disk"}}
     for name in "ab":
         late.check(name)
+
+
+def test_what_a_late_start_finds_is_older_than_what_was_made_meanwhile(stored, disk_of, archive_of):
+    for name in "abc":
+        stored.record(name)
+    stored.settle()
+    late = archive_of(disk=disk_of(), max_recordings=4)
+    for name in "cd":
+        late.record(name)
+    late.settle()
+    assert stored.store.close(GUARD_SECONDS)
+    late.hurry()
+    assert late.store.ids() == ["a", "b", "c", "d"]
+    late.record("e")
+    assert late.store.ids() == ["b", "c", "d", "e"]
