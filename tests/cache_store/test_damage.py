@@ -76,6 +76,16 @@ def test_damage_after_the_restart_is_found_when_the_host_has_no_copy(archive_of,
     archive.check("a")
 
 
+def test_damage_to_what_was_deleted_while_it_was_open_is_found_by_who_has_it(stored, restart, tmp_path):
+    stored.record("a")
+    assert stored.store.close(GUARD_SECONDS)
+    flip(tmp_path / "cache" / stored.rows_name("a"), 5000)
+    restart(stored)
+    with stored.store.open("a") as recording:
+        stored.store.delete("a")
+        assert recording.activations is None
+
+
 def test_files_of_another_version_are_removed(stored, restart, tmp_path, files):
     stored.record("a")
     assert stored.store.close(GUARD_SECONDS)
