@@ -176,17 +176,26 @@ class Placement:
         self._counts.add("transfer_bytes", origin, tier, count=rows.lie.num_bytes)
 
     def _take(self, tier: Tier, sizes: Sequence[int], *, may_lose: bool) -> tuple[Tensor, ...] | None:
-        """Blocks of an arena. Where enough bytes are free, but scattered, more leave until they are not."""
+        """Blocks of an arena. Where enough bytes are free, but scattered, more leave, twice as many each time."""
         arena = self.arenas[tier]
         slabs, missing_bytes = arena.take(sizes), sum(map(aligned, sizes)) - arena.free_bytes
-        while slabs is None:
-            leaving = self._who_leaves(tier, max(1, missing_bytes), may_lose=may_lose)
-            if not leaving:
+        if slabs is None and missing_bytes > 0:
+            if not self._make_room(tier, missing_bytes, may_lose=may_lose):
                 return None
-            for rows in leaving:
-                self._leave(rows, tier)
-            slabs, missing_bytes = arena.take(sizes), 1
+            slabs = arena.take(sizes)
+        scattered_bytes = max(map(aligned, sizes), default=0)
+        while slabs is None:
+            if not any(self._make_room(tier, least, may_lose=may_lose) for least in (scattered_bytes, 1)):
+                return None
+            slabs, scattered_bytes = arena.take(sizes), 2 * scattered_bytes
         return slabs
+
+    def _make_room(self, tier: Tier, missing_bytes: int, *, may_lose: bool) -> bool:
+        """Others leave a tier for so many bytes; False, and nobody leaves, if in vain."""
+        leaving = self._who_leaves(tier, missing_bytes, may_lose=may_lose)
+        for rows in leaving:
+            self._leave(rows, tier)
+        return bool(leaving)
 
     def _leave(self, rows: Rows, tier: Tier) -> None:
         if _is_last(rows, tier):

@@ -164,6 +164,23 @@ def test_scattered_holes_do_not_keep_a_recording_out(archive_of, num_bytes):
     archive.check("e")
 
 
+def test_holes_that_are_very_scattered_are_filled_in_few_rounds(archive_of, disk_of, num_bytes):
+    """Each looks at all who are there, and at the clock once: who leaves is on the disk, too."""
+    looks = []
+    archive = archive_of(64 * num_bytes, disk=disk_of(), clock=lambda: looks.append(0) or float(len(looks)))
+    for number in range(64):
+        archive.record(str(number))
+    archive.settle()
+    for number in range(0, 64, 2):
+        archive.check(str(number))
+    archive.settle()
+    archive.layout = {"rows": Plane.of(6 * 16, {"a": 24, "b": 40}, torch.float16, num_steps=1)}  # in one piece
+    before = len(looks)
+    with archive.draft("large") as draft:
+        assert draft.activations is not None
+    assert len(looks) - before < 8
+
+
 def test_what_is_read_often_is_copied_to_the_device(archive_of, disk_of, num_bytes):
     device = Arena(num_bytes + ROW_BYTES + NORM_BYTES)
     archive = archive_of(device=device, disk=disk_of())
