@@ -58,7 +58,7 @@ class Movement:
             for recording_id in meanwhile:  # is newer than what was found
                 self._entries.move_to_end(recording_id)
         self._counts.add("reclaimed_bytes", count=self._disk.reclaimed_bytes + self._sweep())
-        self._placement.make_room_on_disk(0)
+        self._placement.fit_disk()
 
     def committed(self, recording_id: str) -> None:
         """It is written soon."""

@@ -138,6 +138,15 @@ class Placement:
             self.disk.remove(rows_name(rows))
         return missing_bytes <= 0 or bool(leaving)
 
+    def fit_disk(self) -> None:
+        """Removes what is more than the budget, which may be less than it was; of cores alone nothing."""
+        with self._lock:
+            held = self.held()
+            can_leave = (rows for rows in self._living.values() if "disk" in rows.copies and rows not in held)
+            most_bytes = sum(rows.copies["disk"].num_bytes for rows in can_leave)
+            missing_bytes = self.disk.used_bytes - self.disk.budget_bytes if self.disk else 0
+        self.make_room_on_disk(min(0, most_bytes - missing_bytes))
+
     def write(self, rows: Rows) -> bool:
         """Copies rows that are held to the disk, if there is room; False where the disk failed."""
         disk = self.disk

@@ -1,5 +1,6 @@
 """What is on the disk is there again after a restart."""
 
+import pytest
 import torch
 
 GUARD_SECONDS = 60
@@ -125,6 +126,16 @@ def test_a_smaller_disk_keeps_what_fits(stored, restart, tmp_path):
     restart(stored, disk_bytes=one - 1)
     assert [stored.has_rows(name) for name in "abc"] == [False, True, True]
     assert stored.store.counts()["used_bytes"]["disk",] < one
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 4096, 3 * 8192])
+def test_a_disk_too_small_for_its_cores_keeps_nothing_else(stored, restart, files, num_bytes):
+    for name in "abc":
+        stored.record(name)
+    restart(stored, disk_bytes=num_bytes)
+    stored.settle()
+    assert files() == ["a.core", "b.core", "c.core"]
+    assert not any(stored.has_rows(name) for name in "abc")
 
 
 def test_a_late_start_finds_recordings_beside_those_of_the_meantime(stored, disk_of, archive_of):
