@@ -51,7 +51,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="the model computes in it; auto = float16 on CUDA, float32 on the CPU"
     )
-    threads: PositiveInt | Literal["auto"] = Field("auto", description="of torch; auto = physical cores, at most 8")
+    threads: PositiveInt | Literal["auto"] = Field(
+        "auto", description="of torch; auto = physical cores, at most 8, one CPU left free"
+    )
     cache_bytes: Budget = Field(
         "auto", description="memory for recorded activations; auto = half of what is free, on CUDA at most 8 GiB"
     )

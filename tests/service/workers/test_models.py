@@ -64,3 +64,14 @@ def test_a_gpu_goes_by_its_number(monkeypatch):
     assert find_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(InputError, match="torch sees 2 CUDA devices"):
         find_device("cuda:2")
+
+
+@pytest.mark.parametrize(("cores", "cpus", "num_threads"), [(2, 2, 1), (4, 8, 4), (1, 1, 1), (64, 128, 8)])
+def test_by_default_a_cpu_is_left_to_others(monkeypatch, cores, cpus, num_threads):
+    told = []
+    monkeypatch.setattr(models.os, "cpu_count", lambda: cpus)
+    monkeypatch.setattr(models.torch, "get_num_threads", lambda: cores)
+    monkeypatch.setattr(models.torch, "set_num_threads", told.append)
+    monkeypatch.setattr(models, "load_model", lambda *given: given)
+    open_model("postcard", device="cpu")
+    assert told == [num_threads]
