@@ -36,8 +36,9 @@ def open_model(
     `source` is a diffusers directory, a hub id, or `postcard`, the embedded model. `device` is torch's name or `auto`
     (CUDA if there is one). `num_threads` None is torch's own number, the physical cores or OMP_NUM_THREADS, but at
     most 8, and one CPU is left free. `dtype`, torch's name, is what the model computes in; `auto` is float16 on CUDA,
-    else float32. `storage_dtype` is what recordings are kept in, `record` what they keep of self-attention, `attention_every` and
-    `rows_every` of how many steps one keeps it and the rows. `max_pixels` bounds the pictures that may be asked for.
+    else float32. `storage_dtype` is what recordings are kept in, `record` what they keep of self-attention,
+    `attention_every` and `rows_every` of how many steps one keeps it and the rows. `max_pixels` bounds the pictures
+    that may be asked for.
     """
     place = find_device(device)
     if dtype == "auto":
