@@ -22,7 +22,7 @@ from cache_store.store import Recording, Store
 from service.engine.call import Call
 from service.engine.canvas import Canvas
 from service.engine.catalog import Catalog
-from service.engine.core import Core, edit_id, generation_id
+from service.engine.core import Core, Told, edit_id, generation_id
 from service.engine.denoise import Script
 from service.engine.drawing import draw
 from service.engine.embedder import Pooled, similarity
@@ -61,7 +61,7 @@ def generate(
     yield Accepted(image_id, None, sampling.num_inference_steps)
     _report_cut(model, job.prompt, tally)
     tally.compare_with(Canvas.of(model, sampling))
-    core = _recorded(model, store, image_id, job.tenant) if job.cache != "off" else None
+    core = _known(model, store, image_id, job)
     if core is None:
         kept_in = store if job.cache == "read_write" else None
         core = yield from draw(model, kept_in, job.tenant, job.prompt, sampling, tally, "denoise", job.preview_every)
@@ -98,7 +98,7 @@ def edit(model: Model, store: Store, job: EditJob, catalog: Catalog | None = Non
     tally.compare_with(Canvas.of(model, sampling))
     with (yield from _source(model, store, job, source_id, sampling, tally, catalog)) as recording:
         source = Core.load(recording)
-        known = _recorded(model, store, image_id, job.tenant) if job.cache != "off" else None
+        known = _known(model, store, image_id, job)
         revision = Revision.of(model, job, sampling, recording, source, given, tally)
         tier = recording.tier if revision.is_readable else None
         if known is not None and known.edit_mask is not None:
@@ -134,10 +134,11 @@ def _identify(model: Model, store: Store, job: EditJob) -> tuple[str, Sampling]:
         sampling = resolve(model, job.sampling)
         source_prompt = _worded("source_prompt", job.source_prompt)
         return generation_id(model, source_prompt, sampling, job.tenant), sampling
-    core = _recorded(model, store, str(job.image_id), job.tenant)
-    if core is None:
+    recording = _open(model, store, str(job.image_id), job.tenant)
+    if recording is None:
         raise UnknownImageError(str(job.image_id))
-    return str(job.image_id), beside(core.sampling, job.sampling)
+    with recording:
+        return recording.id, beside(Told.load(recording).sampling, job.sampling)
 
 
 def _given_mask(model: Model, job: EditJob, sampling: Sampling) -> Mask | None:
@@ -159,8 +160,9 @@ def _source(
     catalog: Catalog | None,
 ) -> Generator[Call | Event, Tensor | None, Recording]:
     """The recording to edit, pinned; drawn first where it is known by its prompt alone."""
-    recording = store.open(source_id)
+    recording = _open(model, store, source_id, job.tenant)
     if recording is None and job.source_prompt is not None:
+        _make_way(store, source_id, job)
         kept_in = store if job.cache == "read_write" else Store(store.budget_bytes)  # for this job alone
         prompt = _worded("source_prompt", job.source_prompt)
         core = yield from draw(model, kept_in, job.tenant, prompt, sampling, tally, "source")
@@ -172,14 +174,35 @@ def _source(
     return recording
 
 
-def _recorded(model: Model, store: Store, image_id: str, tenant: str) -> Core | None:
-    """The tenant's recording of this name, by this model; another's is none."""
+def _known(model: Model, store: Store, image_id: str, job: Job) -> Core | None:
+    """What the job would draw, where it is recorded and may be taken from there; else nothing is in its way."""
+    recording = _open(model, store, image_id, job.tenant) if job.cache != "off" else None
+    if recording is None:
+        _make_way(store, image_id, job)
+        return None
+    with recording:
+        return Core.load(recording)
+
+
+def _open(model: Model, store: Store, image_id: str, tenant: str) -> Recording | None:
+    """The tenant's recording of this name, by this model; another's is none, nor is an earlier version's."""
     recording = store.open(image_id)
     if recording is None:
         return None
-    with recording:
-        core = Core.load(recording)
-    return core if (core.tenant, core.model) == (tenant, model.fingerprint) else None
+    try:
+        told = Told.load(recording)
+    except ValueError:
+        told = None
+    if told is None or (told.tenant, told.model) != (tenant, model.fingerprint):
+        recording.close()
+        return None
+    return recording
+
+
+def _make_way(store: Store, image_id: str, job: Job) -> None:
+    """Of what is drawn anew, and kept, there is none; or one of an earlier version, which would stay."""
+    if job.cache == "read_write":
+        store.delete(image_id)
 
 
 def _announce(model: Model, store: Store, catalog: Catalog | None, image_id: str, core: Core) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -159,6 +161,20 @@ def test_without_cache_an_edit_is_dense_and_reads_no_activations(sd2):
     assert dense.receipt.rows_computed == dense.receipt.rows_total
     assert dense.receipt.tier is None
     assert not torch.equal(sparse.pixels, dense.pixels)
+
+
+def test_a_recording_of_an_earlier_version_is_none_and_is_made_again(sd2):
+    source = sd2.generate(PROMPT)
+    jobs = GenerateJob(PROMPT, STEPS), EditJob(EDITED, source_prompt=PROMPT, sampling=STEPS)
+    for job in jobs:
+        sd2.store.delete(source.image_id)
+        with sd2.store.create(source.image_id, {}) as draft:
+            draft.put("told", json.dumps({"prompt": PROMPT, "sampling": {}}).encode())
+            draft.commit()
+        with pytest.raises(UnknownImageError):
+            sd2.run(EditJob(EDITED, source.image_id))
+        sd2.run(job)
+        np.testing.assert_array_equal(sd2.core(source).picture.pixels, source.pixels)
 
 
 def test_keys_and_values_recorded_equal_attention_inputs_recorded(make_studio):
