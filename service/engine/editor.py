@@ -160,7 +160,8 @@ def _source(
     catalog: Catalog | None,
 ) -> Generator[Call | Event, Tensor | None, Recording]:
     """The recording to edit, pinned; drawn first where it is known by its prompt alone."""
-    recording = _open(model, store, source_id, job.tenant)
+    is_wanted = job.source_prompt is None or job.cache != "off"
+    recording = _open(model, store, source_id, job.tenant) if is_wanted else None
     if recording is None and job.source_prompt is not None:
         _make_way(store, source_id, job)
         kept_in = store if job.cache == "read_write" else Store(store.budget_bytes)  # for this job alone

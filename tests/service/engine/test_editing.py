@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,6 +162,15 @@ def test_without_cache_an_edit_is_dense_and_reads_no_activations(sd2):
     assert dense.receipt.rows_computed == dense.receipt.rows_total
     assert dense.receipt.tier is None
     assert not torch.equal(sparse.pixels, dense.pixels)
+
+
+def test_without_cache_a_source_that_is_told_in_words_is_drawn(sd2):
+    source = sd2.generate(PROMPT)
+    job = EditJob(EDITED, source_prompt=PROMPT, sampling=STEPS, edit_mask=square(), mask_mode="given")
+    assert "source" not in sd2.run(job).receipt.seconds
+    drawn = sd2.run(replace(job, cache="off"))
+    assert "source" in drawn.receipt.seconds
+    assert drawn.receipt.source_id == source.image_id
 
 
 def test_a_recording_of_an_earlier_version_is_none_and_is_made_again(sd2):
