@@ -11,6 +11,7 @@ REASONS = {  # a part of the receipt's text, and its name
     "no attention of the source is recorded": "no_attention_recorded",
     "shallow steps leave nothing": "shallow_steps",
     "no recording is near enough": "no_source",
+    "recordings are not wanted": "cache_off",
     "the mask is empty": "empty_mask",
     "the new words change nothing": "no_change",
     "its end was not read": "long_prompt",

@@ -82,7 +82,10 @@ def edit_nearest(model: Model, store: Store, job: EditJob, catalog: Catalog | No
     if job.dry_run:
         raise InputError("dry_run", "no recording is near enough to these words: there is no mask to find")
     tally = Tally()
-    tally.fall_back("source", "no recording is near enough to these words: the picture is drawn")
+    if job.cache == "off":
+        tally.fall_back("source", "recordings are not wanted: the picture is drawn")
+    else:
+        tally.fall_back("source", "no recording is near enough to these words: the picture is drawn")
     drawn = GenerateJob(job.prompt, job.sampling, job.preview_every, job.cache, job.tenant)
     return (yield from generate(model, store, drawn, catalog, tally))
 

@@ -79,6 +79,12 @@ def test_where_nothing_is_near_the_picture_is_drawn_and_can_be_found(model, stor
     assert one(edited, Receipt).source_id == one(drawn, Receipt).image_id
 
 
+@pytest.mark.parametrize(("cache", "why"), [("off", "not wanted"), ("read_only", "no recording is near")])
+def test_a_receipt_says_why_a_picture_without_a_source_is_drawn(model, store, catalog, cache, why):
+    (fallback,) = one(drive(model, store, EditJob(HILL, sampling=STEPS, cache=cache), catalog), Receipt).fallbacks
+    assert why in fallback.reason
+
+
 def test_the_same_words_and_seed_are_answered_at_once(model, store, catalog):
     first = drive(model, store, GenerateJob(HILL, STEPS), catalog)
     again = drive(model, store, EditJob(HILL, sampling=STEPS), catalog)
