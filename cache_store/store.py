@@ -185,7 +185,8 @@ class Store:
             except DamagedError as error:
                 self._counts.add("reads", "disk", "damaged")
                 self._movement.damaged(rows, error)
-                entry.activations = None  # also of an entry that was deleted since it was opened
+                with self._lock:
+                    entry.activations = None  # also of an entry that was deleted since it was opened
                 return
         with self._lock:
             if (tier := activations.tier) is None:  # lost just before it was opened
