@@ -115,12 +115,12 @@ class Foresight:
         return float(user_mask(job.edit_mask, (sampling.height // scale, sampling.width // scale), scale).mean())
 
     def _recorded(self, job: EditJob, image_id: str) -> _Source:
-        """A recording; whether its rows are as they were written is seen when they are read."""
+        """A recording. Rows on the disk are checked here, where the device need not wait for it."""
         recording = self.store.open(image_id, uses=False) if image_id in self.store.ids() else None
-        if recording is None or recording.entry is None:
+        if recording is None:
             raise UnknownImageError(image_id)
         with recording:
-            told, activations = Told.load(recording), recording.entry.activations
+            told, activations = Told.load(recording), recording.activations
             if (told.tenant, told.model) != (job.tenant, self.model.fingerprint):
                 raise UnknownImageError(image_id)
             is_readable = job.cache != "off" and recording.blob(FORMAT) == self.model.format.told

@@ -19,7 +19,7 @@ from functools import partial
 
 from cache_store.index import Entry, Hit, Index, Space
 from cache_store.store import Store
-from service.engine.core import Core
+from service.engine.core import Core, Told
 from service.engine.embedder import Embedder, Pooled
 from service.engine.prompts import changed_words
 from service.engine.recording import is_readable
@@ -30,7 +30,7 @@ from service.jobs import Sampling, SamplingRequest
 
 log = logging.getLogger(__name__)
 
-NUM_HITS = 8  # looked at: the nearest may have gone, or differ in too many words
+NUM_HITS = 64  # looked at: the nearest may have gone, have another seed, or differ in too many words
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,13 @@ class Catalog:
             if recording.activations is None:
                 self.index.reject(hit)
                 return None
-            core = Core.load(recording)
-        if core.tenant != hit.space.tenant:
+            told = Told.load(recording)
+        if told.tenant != hit.space.tenant:
             return None
-        if sum(map(len, changed_words(core.prompt, prompt))) > self.nearness.max_changed_words:
+        if sum(map(len, changed_words(told.prompt, prompt))) > self.nearness.max_changed_words:
             return None
         try:
-            return Nearest(hit.entry.recording_id, beside(core.sampling, request), hit.similarity)
+            return Nearest(hit.entry.recording_id, beside(told.sampling, request), hit.similarity)
         except ConflictError:  # another seed than the one that was asked for
             return None
 

@@ -167,7 +167,7 @@ def _source(
     recording = _open(model, store, source_id, job.tenant) if is_wanted else None
     if recording is None and job.source_prompt is not None:
         _make_way(store, source_id, job)
-        kept_in = store if job.cache == "read_write" else Store(store.budget_bytes)  # for this job alone
+        kept_in = store if job.cache == "read_write" else _own_store(store, job)
         prompt = _worded("source_prompt", job.source_prompt)
         core = yield from draw(model, kept_in, job.tenant, prompt, sampling, tally, "source")
         if kept_in is store:
@@ -176,6 +176,11 @@ def _source(
     if recording is None:
         raise UnknownImageError(source_id)
     return recording
+
+
+def _own_store(store: Store, job: EditJob) -> Store:
+    """For this job alone; without rows where it would not read them."""
+    return Store(store.budget_bytes if job.cache == "read_only" else 0)
 
 
 def _known(model: Model, store: Store, image_id: str, job: Job) -> Core | None:

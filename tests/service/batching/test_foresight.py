@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cache_store.store import Store
+from cache_store.tiers.disk import Disk
 from service.batching.costs import Outlook
 from service.batching.foresight import Foresight
 from service.batching.policy import Limits
@@ -166,3 +168,18 @@ def test_what_the_job_will_fail_for_is_raised(foresight, source, error, change):
 
 def test_an_edit_without_a_source_is_taken_for_a_drawing(foresight):
     assert foresight(EditJob("a moon", sampling=SMALL)) == foresight(GenerateJob("a moon", SMALL))
+
+
+def test_rows_that_were_damaged_on_the_disk_are_not_counted_on(postcard, tmp_path):
+    foresight = Foresight(postcard, Store(1 << 30, disk=Disk(tmp_path, 1 << 30)))
+    drawn = done(foresight, GenerateJob(PROMPT, SMALL))[2].image_id
+    assert foresight.store.close()
+    edit = EditJob(EDITED, drawn)
+    with closing(Store(1 << 30, disk=Disk(tmp_path, 1 << 30))) as store:
+        assert Foresight(postcard, store)(edit).tier == "disk"
+    (rows,) = tmp_path.glob("*.rows")
+    content = bytearray(rows.read_bytes())
+    content[len(content) // 2] ^= 1
+    rows.write_bytes(content)
+    with closing(Store(1 << 30, disk=Disk(tmp_path, 1 << 30))) as store:
+        assert Foresight(postcard, store)(edit).tier is None

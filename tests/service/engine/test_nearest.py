@@ -213,3 +213,13 @@ def test_what_is_on_the_disk_is_announced_but_for_another_versions(model, tmp_pa
         edited = one(drive(model, again, EditJob(TREE, sampling=STEPS), known), Receipt)
     assert edited.source_id == source.image_id
     assert edited.tier in {"disk", "host"}  # it is promoted when it is read, beside the reader
+
+
+def test_a_seed_that_was_asked_for_is_found_behind_many_others(model, store, catalog):
+    small = SamplingRequest(seed=0, num_inference_steps=2, width=64, height=64)
+    drawn = [
+        one(drive(model, store, GenerateJob(HILL, replace(small, seed=seed)), catalog), Receipt) for seed in range(20)
+    ]
+    for seed in (0, 19):  # all are as near
+        edited = drive(model, store, EditJob(TREE, sampling=replace(small, seed=seed)), catalog)
+        assert one(edited, Receipt).source_id == drawn[seed].image_id
