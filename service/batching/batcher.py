@@ -219,7 +219,7 @@ class Batcher:
 
     def _deliver(self, job_id: str, event: Event) -> None:
         with self._changed:
-            ticket, told = self._ledger.tell(job_id, event)
+            ticket, told = self._ledger.tell(job_id, event, self._clock())
             if isinstance(event, Receipt):
                 self._num_deaths = 0
         try:

@@ -20,6 +20,8 @@ from service.batching.usage import Usage
 from service.errors import BusyError, DeadlineError
 from service.jobs import EditJob, Ending, Event, Failed, Job, MaskFound, Receipt
 
+PROMISED = 0.9  # of a deadline: the rest is for what is not the device's, the request's way and the answer's
+
 Deliver = Callable[[Event], None]  # called in the device thread; must not block
 
 
@@ -56,9 +58,9 @@ class Ticket:
             return costs.seconds(None, self.usage.seconds)
         return costs.seconds((known.detection if self.is_dry else known).after(self.usage.num_calls))
 
-    def left_deadline(self, now: float) -> float | None:
-        """Seconds until its deadline is over."""
-        return None if self.job.deadline_seconds is None else self.since + self.job.deadline_seconds - now
+    def left_deadline(self, now: float, part: float = 1.0) -> float | None:
+        """Seconds until its deadline, or this part of it, is over."""
+        return None if self.job.deadline_seconds is None else self.since + part * self.job.deadline_seconds - now
 
 
 class Ledger:
@@ -86,7 +88,7 @@ class Ledger:
         """From now on it is here. BusyError if it, or by it another, would be too late."""
         self.check_room(ticket.since)
         seconds = ticket.left_seconds(self.costs)
-        new = Claim(seconds, ticket.job.deadline_seconds)
+        new = Claim(seconds, ticket.left_deadline(ticket.since, PROMISED))
         taken = self._claims(ticket.since)
         wait = seconds_until_taken(new, taken, self._running_jobs, self._caution)
         if wait is not None:
@@ -95,7 +97,7 @@ class Ledger:
         ticket.predicted_seconds = None if ticket.outlook is None else seconds
         self.tickets[job_id] = ticket
 
-    def tell(self, job_id: str, event: Event) -> tuple[Ticket, Event]:
+    def tell(self, job_id: str, event: Event, now: float) -> tuple[Ticket, Event]:
         """An event of a job; who is to hear of it, and as what."""
         ticket = self.tickets[job_id]
         if isinstance(event, MaskFound):
@@ -104,8 +106,8 @@ class Ledger:
             event = self._done(ticket, event)
         if isinstance(event, Ending):
             del self.tickets[job_id]
-            is_late = isinstance(event, Failed) and isinstance(event.error, DeadlineError)
-            if ticket.is_promised and (is_late or isinstance(event, Receipt)):
+            if ticket.is_promised and _has_run(event):
+                is_late = (ticket.left_deadline(now, PROMISED) or 0.0) < 0
                 self._caution = learned(self._caution, is_late=is_late)
             self._ended[_end(event)] += 1
         return ticket, event
@@ -140,7 +142,7 @@ class Ledger:
 
     def _claims(self, now: float) -> list[Claim]:
         tickets = self.tickets.values()
-        return [Claim(ticket.left_seconds(self.costs), ticket.left_deadline(now)) for ticket in tickets]
+        return [Claim(ticket.left_seconds(self.costs), ticket.left_deadline(now, PROMISED)) for ticket in tickets]
 
     def _refuse(self, retry_after_seconds: float, reason: str) -> None:
         self._num_refused += 1
@@ -158,6 +160,11 @@ class Ledger:
         if not ticket.is_dry or ticket.known is None:
             return receipt
         return replace(receipt, predicted_seconds=self.costs.seconds(ticket.known))
+
+
+def _has_run(event: Ending) -> bool:
+    """To its end, or to its deadline."""
+    return isinstance(event, Receipt) or (isinstance(event, Failed) and isinstance(event.error, DeadlineError))
 
 
 def _end(event: Ending) -> End:

@@ -10,6 +10,7 @@ import pytest
 
 from service.batching.admission import FIRST_CAUTION
 from service.batching.costs import Outlook
+from service.batching.ledger import PROMISED
 from service.batching.policy import Limits
 from service.errors import BusyError, DeadlineError, NotReadyError, UnknownImageError
 from service.jobs import Accepted, Cancelled, EditJob, Failed, GenerateJob, MaskFound, Receipt
@@ -257,16 +258,23 @@ def test_a_job_that_would_be_too_late_is_refused_and_told_when_it_would_not(seei
         submit(seeing)
     with pytest.raises(BusyError, match="late") as refused:
         submit(seeing, deadline_seconds=5)
-    assert refused.value.retry_after_seconds == pytest.approx(
-        9 - 5 / FIRST_CAUTION, rel=0.02
-    )  # it would be done after 9 s
+    told = refused.value.retry_after_seconds
+    assert told == pytest.approx(9 - 5 * PROMISED / FIRST_CAUTION, rel=0.02)  # it would be done after 9 s
     assert seeing.numbers().num_refused == 1
-    submit(seeing, deadline_seconds=9.2 * FIRST_CAUTION)
+    submit(seeing, deadline_seconds=9.2 * FIRST_CAUTION / PROMISED)
+
+
+def test_of_a_deadline_the_last_part_is_not_the_devices(seeing, submit, bench):
+    bench.may_step.clear()
+    for _ in range(2):
+        submit(seeing)
+    with pytest.raises(BusyError, match="late"):
+        submit(seeing, deadline_seconds=9.2 * FIRST_CAUTION)
 
 
 def test_no_job_is_taken_that_would_make_another_late(seeing, submit, bench):
     bench.may_step.clear()
-    submit(seeing, deadline_seconds=4)
+    submit(seeing, deadline_seconds=4 / PROMISED)
     with pytest.raises(BusyError, match="late"):
         submit(seeing)
 
@@ -292,7 +300,7 @@ def test_after_late_jobs_admission_is_more_cautious(seeing, submit, bench):
         told = [submit(seeing, "b")[1]]
         assert bench.has_begun.wait(GUARD_SECONDS)
         with suppress(BusyError):
-            told.append(submit(seeing, deadline_seconds=6.2 * FIRST_CAUTION)[1])
+            told.append(submit(seeing, deadline_seconds=6.2 * FIRST_CAUTION / PROMISED)[1])
         bench.may_step.set()
         assert all(one.kinds()[-1] is Receipt for one in told)
         return len(told) == 2
@@ -307,7 +315,7 @@ def test_after_late_jobs_admission_is_more_cautious(seeing, submit, bench):
 def test_a_waiting_job_ends_when_its_deadline_is_over(seeing, submit, bench):
     bench.may_step.clear()
     first = [submit(seeing, "b")[1] for _ in range(2)]
-    _, told = submit(seeing, deadline_seconds=12)
+    _, told = submit(seeing, deadline_seconds=12 / PROMISED)
     bench.call_seconds = 10.0
     bench.may_step.set()
     assert told.kinds() == [Failed]
