@@ -4,7 +4,10 @@ Jobs that run have equal parts of the device (`policy`), those that wait take th
 arrival. So it can be told when each ends, if nobody else comes. A job that comes is refused
 
     if it would not be done by its deadline,
-    or if by its coming another would not that would have been: what was promised is kept.
+    or if by its coming another might not that could have been: what was promised is kept.
+
+Newcomers use up what slack there is, and at last each job would end just when it must. So deadlines here are somewhat
+earlier than the clients' (`ledger`), and who is late by them, but not yet by its client's, is put off by nobody.
 
 Who is taken up to what predictions allow is late whenever those were too low. So seconds count times a caution, which
 grows when a job that was promised in time is late, and shrinks a little when one is not: one in twenty is late.
@@ -30,6 +33,7 @@ class Claim:
 
     left_seconds: float  # of the device
     deadline_seconds: float | None = None  # from now on
+    last_seconds: float | None = None  # a later one, until which it is of use; None: there is none
 
 
 def ends(
@@ -63,11 +67,8 @@ def seconds_until_taken(new: Claim, taken: Sequence[Claim], places: int, caution
     if not taken or all(claim.deadline_seconds is None for claim in (new, *taken)):
         return None
     before, after = ends(taken, places), ends([*taken, new], places)
-    waits = [
-        end
-        for end, later, claim in zip(before, after, taken, strict=False)
-        if is_in_time(claim, end * caution) and not is_in_time(claim, later * caution)
-    ]
+    ended = zip(taken, before, after, strict=False)
+    waits = [end for claim, end, later in ended if later > end and _is_harmed(claim, end, later * caution)]
     if new.deadline_seconds is not None and not is_in_time(new, after[-1] * caution):
         is_hopeless = not is_in_time(new, new.left_seconds * caution)
         waits.append(max(before) if is_hopeless else after[-1] - new.deadline_seconds / caution)
@@ -77,6 +78,12 @@ def seconds_until_taken(new: Claim, taken: Sequence[Claim], places: int, caution
 def is_in_time(claim: Claim, end_seconds: float) -> bool:
     """Whether it has no deadline, or one after that."""
     return claim.deadline_seconds is None or end_seconds <= claim.deadline_seconds
+
+
+def _is_harmed(claim: Claim, end_seconds: float, later_seconds: float) -> bool:
+    """Whether it can be done in time, and by who puts it off perhaps no more."""
+    last = claim.deadline_seconds if claim.last_seconds is None else claim.last_seconds
+    return (last is None or end_seconds <= last) and not is_in_time(claim, later_seconds)
 
 
 def learned(caution: float, *, is_late: bool) -> float:

@@ -62,6 +62,10 @@ class Ticket:
         """Seconds until its deadline, or this part of it, is over."""
         return None if self.job.deadline_seconds is None else self.since + part * self.job.deadline_seconds - now
 
+    def claim(self, costs: Costs, now: float) -> Claim:
+        """As admission sees it."""
+        return Claim(self.left_seconds(costs), self.left_deadline(now, PROMISED), self.left_deadline(now))
+
 
 class Ledger:
     """What was taken, refused and done. Not thread-safe: its batcher guards it."""
@@ -87,14 +91,12 @@ class Ledger:
     def take(self, job_id: str, ticket: Ticket) -> None:
         """From now on it is here. BusyError if it, or by it another, would be too late."""
         self.check_room(ticket.since)
-        seconds = ticket.left_seconds(self.costs)
-        new = Claim(seconds, ticket.left_deadline(ticket.since, PROMISED))
-        taken = self._claims(ticket.since)
+        new, taken = ticket.claim(self.costs, ticket.since), self._claims(ticket.since)
         wait = seconds_until_taken(new, taken, self._running_jobs, self._caution)
         if wait is not None:
             self._refuse(wait, "it would be done too late, or make others late")
-        ticket.is_promised = new.deadline_seconds is not None and is_in_time(new, seconds * self._caution)
-        ticket.predicted_seconds = None if ticket.outlook is None else seconds
+        ticket.is_promised = new.deadline_seconds is not None and is_in_time(new, new.left_seconds * self._caution)
+        ticket.predicted_seconds = None if ticket.outlook is None else new.left_seconds
         self.tickets[job_id] = ticket
 
     def tell(self, job_id: str, event: Event, now: float) -> tuple[Ticket, Event]:
@@ -142,7 +144,7 @@ class Ledger:
 
     def _claims(self, now: float) -> list[Claim]:
         tickets = self.tickets.values()
-        return [Claim(ticket.left_seconds(self.costs), ticket.left_deadline(now, PROMISED)) for ticket in tickets]
+        return [ticket.claim(self.costs, now) for ticket in tickets]
 
     def _refuse(self, retry_after_seconds: float, reason: str) -> None:
         self._num_refused += 1

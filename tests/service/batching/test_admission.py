@@ -57,6 +57,18 @@ def test_a_promise_that_is_broken_already_binds_nobody():
     assert seconds_until_taken(Claim(4), [Claim(4, 3)], places=2) is None
 
 
+def test_what_is_late_but_still_of_use_is_put_off_by_nobody():
+    late = Claim(4, 3, 4.5)
+    assert seconds_until_taken(Claim(4), [late], places=2) == 4
+    assert seconds_until_taken(Claim(4), [late], places=1) is None  # it waits
+    assert seconds_until_taken(Claim(4), [Claim(4, 3, 3.5)], places=2) is None
+
+
+def test_what_may_be_late_with_caution_is_put_off_by_nobody():
+    assert seconds_until_taken(Claim(4), [Claim(4, 9)], places=2) is None
+    assert seconds_until_taken(Claim(0.1), [Claim(4, 4.5)], places=2, caution=1.25) == 4
+
+
 def test_a_job_that_takes_longer_than_its_deadline_is_tried_when_the_device_is_idle():
     assert seconds_until_taken(Claim(9, 3), [Claim(4), Claim(5)], places=2) == 9
     assert seconds_until_taken(Claim(9, 3), [], places=2) is None
