@@ -1,19 +1,25 @@
-"""One connection of uvicorn's, closed where no request comes over it."""
+"""One connection of uvicorn's, closed where no request comes over it, and so that the last answer arrives."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from service.api.problems import MEDIA_TYPE, NO_HTTP
+
 HEAD_SECONDS = 15.0
+LINGER_SECONDS = 2.0
+UNANSWERED = {h11.IDLE, h11.SEND_RESPONSE}
+UNREAD = {h11.SEND_BODY, h11.ERROR}  # the client sends something that is not to be read any more
 
 
 class Connection(H11Protocol):
     """uvicorn waits for ever for a request that never comes, or comes letter by letter. Here its head has a time.
 
-    What comes after it, the body, is the application's to wait for.
+    What comes after it, the body, is the application's to wait for. What is no HTTP is a problem, too.
     """
 
     head_seconds = HEAD_SECONDS
@@ -24,11 +30,13 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """As asyncio calls it."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, Lingering(transport, self)))
         self._watch()
 
     def data_received(self, data: bytes) -> None:
         """As asyncio calls it."""
+        if self.transport.is_closing():  # it is read only so that the client can read
+            return
         super().data_received(data)
         self._watch()
 
@@ -36,6 +44,31 @@ class Connection(H11Protocol):
         """As asyncio calls it."""
         self._stop()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # the problem says as much
+        """As uvicorn calls it, where h11 understands nothing any more."""
+        content = NO_HTTP.model_dump_json(exclude_none=True).encode()
+        headers = [("Content-Type", MEDIA_TYPE), ("Content-Length", str(len(content))), ("Connection", "close")]
+        if self.conn.our_state in UNANSWERED:
+            for event in (h11.Response(status_code=400, headers=headers), h11.Data(content), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the client has more to say that nobody will hear."""
+        return self.conn.their_state in UNREAD
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether an answer has begun and will not come to its end."""
+        return self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+
+    def give_up(self) -> None:
+        """As `connection_lost` does: whoever serves the request is told that nobody waits."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _watch(self) -> None:
         """The time for a head begins with its first byte, or with the connection; more bytes give it no more time."""
@@ -53,3 +86,42 @@ class Connection(H11Protocol):
         self._late = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
+
+
+class Lingering:
+    """A transport that is closed in two steps where the client still sends.
+
+    Who closes a socket with something unread in it resets the connection, and then the client may lose the answer that
+    it was sent before. So first our side alone ends, and what comes is thrown away until the client has ended its own,
+    or for `LINGER_SECONDS`.
+    """
+
+    def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
+        self._transport = transport
+        self._connection = connection
+        self._lingers = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, as far as the application is concerned."""
+        return self._lingers or self._transport.is_closing()
+
+    def close(self) -> None:
+        """At once where nothing is unread. Of an answer that is cut short nothing is kept for who does not take it."""
+        if self.is_closing():
+            return
+        if self._connection.is_cut_short:
+            self._transport.abort()
+        elif not self._connection.is_unread:
+            self._transport.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        self._lingers = True
+        self._connection.give_up()
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._connection.loop.call_later(LINGER_SECONDS, self._transport.close)

@@ -1,6 +1,6 @@
 """Errors as HTTP says them: RFC 9457 problem details. The one table from our errors to status codes.
 
-400            we do not use: what is wrong with a request has a name, and is a 422
+400            what is no HTTP request at all (`service.connections`); what is wrong with one has a name, and is a 422
 401            UnauthorizedError
 403 404 405    the gate's and the framework's
 404            UnknownImageError
@@ -47,6 +47,7 @@ from service.errors import (
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "urn:retouch:problem:"
 NOT_READY_SECONDS = 5.0  # a model is loaded, or a service replaced, in about this time
+MOST_DETAIL, MOST_FIELD = 1000, 100  # characters: what came may be told again, and may be as long as a body
 
 
 class Problem(BaseModel):
@@ -175,4 +176,11 @@ def _with_media_type(request: Request, error: InputError) -> InputError:
 
 
 def _problem(kind: Kind, detail: str, field: str | None = None) -> Problem:
-    return Problem(type=kind.urn, title=kind.title, status=kind.status, detail=detail, field=field)
+    if len(detail) > MOST_DETAIL:
+        detail = f"{detail[:MOST_DETAIL]}..."
+    return Problem(
+        type=kind.urn, title=kind.title, status=kind.status, detail=detail, field=field and field[:MOST_FIELD]
+    )
+
+
+NO_HTTP = _problem(Kind(400, "no-http", "This is no HTTP request"), "what came could not be read as HTTP/1.1")

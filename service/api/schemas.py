@@ -44,6 +44,7 @@ def _printable(text: str) -> str:
 
 
 PRINTABLE = r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*"  # the same, as the description says it
+VISIBLE = r"[^\s\x00-\x1f\x7f-\x9f]"  # of which a prompt needs one
 Text = Annotated[
     str,
     StringConstraints(max_length=MAX_PROMPT),
@@ -54,7 +55,7 @@ Prompt = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT),
     AfterValidator(_printable),
-    Field(json_schema_extra={"pattern": rf"^(?=[\s\S]*\S){PRINTABLE}$"}),
+    Field(json_schema_extra={"pattern": f"^{PRINTABLE}{VISIBLE}{PRINTABLE}$"}),
 ]
 Side = Annotated[int, Field(multiple_of=8, ge=64, le=MAX_SIDE)]
 Positions = Annotated[int, Field(ge=0, le=16)]

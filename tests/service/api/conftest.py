@@ -200,6 +200,7 @@ def open_client(scripts):
         async with serving(settings, open_worker=scripts.open_worker, traces=traces) as opened:
             opened.app.state.worker._batcher.wait_opened()
             yield opened
+            scripts.may_step.set()  # else its end waits
 
     return opening
 

@@ -74,7 +74,7 @@ async def test_what_was_left_may_be_tried_again(client, call, scripts):
     left.gone.set()
     await left.task
     scripts.may_step.set()
-    while client.app.state.worker.numbers().batching.running_jobs:  # it ends at its next step
+    while client.app.state.worker.numbers().batching.running_jobs:  # noqa: ASYNC110  # at its next step it ends
         await asyncio.sleep(0)
     assert (await client.post("/generate", json=DRAW, headers=KEY)).status_code == 200
 

@@ -151,21 +151,22 @@ def test_a_service_that_others_reach_has_keys_or_is_meant_to_be_open(options):
 
 
 @contextmanager
-def process(**settings):
-    """`retouch serve`, and its log."""
+def process(log, **settings):
+    """`retouch serve`; its log goes into a file, for a pipe that nobody reads holds it up."""
     environment = {f"RETOUCH_{name.upper()}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "service.cli", "serve", "--device", "cpu", "--port", "0"]
-    with subprocess.Popen(  # noqa: S603  # our own words
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | environment
-    ) as opened:
+    with log.open("w") as file, subprocess.Popen(command, stderr=file, env=os.environ | environment) as opened:  # noqa: S603  # our own words
         try:
             yield opened
         finally:
             opened.kill()
 
 
-def address_of(opened):
-    return next(found[0] for line in opened.stderr if (found := re.search(r"http://127.0.0.1:\d+", line)))
+def address_of(opened, log):
+    """Reads until it is there."""
+    while (found := re.search(r"http://127.0.0.1:\d+\b", log.read_text())) is None:
+        assert opened.poll() is None
+    return found[0]
 
 
 def answers(client, path, status):
@@ -175,9 +176,10 @@ def answers(client, path, status):
     return response
 
 
-def test_a_process_that_is_told_to_end_tells_its_clients():
-    with process(drain_seconds=1, threads=1) as opened:
-        with httpx.Client(base_url=address_of(opened), timeout=GUARD_SECONDS) as client:
+def test_a_process_that_is_told_to_end_tells_its_clients(tmp_path):
+    log = tmp_path / "log"
+    with process(log, drain_seconds=1, threads=1) as opened:
+        with httpx.Client(base_url=address_of(opened, log), timeout=GUARD_SECONDS) as client:
             answers(client, "/readyz", 200)
             with client.stream("POST", "/generate", json=LONG | {"stream": True}) as stream:
                 events = stream.iter_lines()
@@ -189,5 +191,4 @@ def test_a_process_that_is_told_to_end_tells_its_clients():
                 *_, name, data, _ = events
                 assert name == "event: error"
                 assert json.loads(data.removeprefix("data: "))["type"] == "urn:retouch:problem:not-ready"
-        opened.stderr.read()
         assert opened.wait(GUARD_SECONDS) == -signal.SIGTERM

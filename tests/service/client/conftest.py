@@ -12,54 +12,11 @@ from typing import Any, Self
 import numpy as np
 import pytest
 from PIL import Image
-from structlog.testing import capture_logs
 
-from service.app import create_app
 from service.client import AsyncClient, Client
 from service.errors import UnknownImageError
 from service.jobs import Accepted, EditJob, Failed, ImageReady, MaskFound, Preview, Receipt
-from service.server import Server
 from service.settings import Settings
-
-GUARD_SECONDS = 30  # a test that hangs fails
-POSTCARD = {"device": "cpu", "threads": 1, "port": 0}
-
-
-class Announced(Server):
-    """Tells when it listens, and where."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.listens = threading.Event()
-
-    async def startup(self, sockets: Any = None) -> None:
-        try:
-            await super().startup(sockets)
-        finally:
-            self.listens.set()
-
-    @property
-    def url(self) -> str:
-        host, port = self.servers[0].sockets[0].getsockname()
-        return f"http://{host}:{port}"
-
-
-@contextmanager
-def serving(settings: Settings, **options: Any) -> Iterator[Any]:
-    """The application in a thread: its address as `url`. Its log is kept from stdout."""
-    app = create_app(settings, **options)
-    server = Announced(app, settings)
-    with capture_logs():
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            assert server.listens.wait(GUARD_SECONDS)
-            assert server.started
-            yield server
-        finally:
-            server.should_exit = True
-            thread.join(GUARD_SECONDS)
-    assert not thread.is_alive()
 
 
 class ScriptedWorker:
@@ -157,23 +114,23 @@ def open_client(request):
     return request.param
 
 
-@contextmanager
-def scripted(**settings: Any) -> Iterator[tuple[str, ScriptedWorker]]:
-    worker = ScriptedWorker()
-    with serving(Settings(port=0, **settings), open_worker=lambda _: worker) as server:
-        yield server.url, worker
-
-
-@pytest.fixture
-def open_server():
+@pytest.fixture(scope="module")
+def open_server(listen):
     """Opens the application over a scripted worker, with settings as named: its address and its worker."""
-    return scripted
+
+    @contextmanager
+    def opening(**settings: Any) -> Iterator[tuple[str, ScriptedWorker]]:
+        worker = ScriptedWorker()
+        with listen(Settings(**settings), open_worker=lambda _: worker) as server:
+            yield server.url, worker
+
+    return opening
 
 
 @pytest.fixture(scope="module")
-def scripted_server():
+def scripted_server(open_server):
     """The same with the usual settings."""
-    with scripted() as opened:
+    with open_server() as opened:
         yield opened
 
 
@@ -194,10 +151,10 @@ def client(scripted_server, worker, open_client):
 
 
 @pytest.fixture(scope="module")
-def postcard_url():
+def postcard_url(listen):
     """The address of the application over the embedded model."""
-    with serving(Settings(**POSTCARD)) as server:
-        server.config.app.state.worker._batcher.wait_opened()
+    with listen(Settings(device="cpu", threads=1)) as server:
+        server.app.state.worker._batcher.wait_opened()
         yield server.url
 
 

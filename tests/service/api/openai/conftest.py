@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from contextlib import contextmanager
-
 import httpx
 import pytest
-import uvicorn
 from openai import AsyncOpenAI, OpenAI
 
-from service.app import create_app
 from service.settings import Settings
 
 GUARD_SECONDS = 60  # a test that hangs fails
 
 
-@contextmanager
-def served(settings, **options):
-    """The address of the application, which answers in a thread of its own and has loaded its model."""
-    app = create_app(settings, **options)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            httpx.get(f"{address}/healthz", timeout=GUARD_SECONDS)  # answered when the application has begun
-            app.state.worker._batcher.wait_opened()
-            yield address
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 @pytest.fixture(scope="session")
-def address():
+def address(listen):
     """Of the service over the embedded model."""
-    with served(Settings(device="cpu", threads=1)) as found:
-        yield found
+    with listen(Settings(device="cpu", threads=1)) as server:
+        server.app.state.worker._batcher.wait_opened()
+        yield server.url
 
 
 @pytest.fixture(scope="session")
