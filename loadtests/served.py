@@ -1,0 +1,66 @@
+"""A service to measure: a process of its own, or one that runs somewhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+READY_SECONDS = 120.0  # a model is loaded in much less
+POLL_SECONDS = 0.1
+
+
+@contextmanager
+def served(**settings: str) -> Iterator[str]:
+    """The address of a `retouch serve` of its own, when it is ready; settings by their names without RETOUCH_.
+
+    RuntimeError, with the end of its log, where it does not come up.
+    """
+    port = _free_port()
+    environment = os.environ | {f"RETOUCH_{name.upper()}": value for name, value in settings.items()}
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port)]
+    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, env=environment, stderr=log) as process:  # noqa: S603  # our own words
+        try:
+            url = f"http://127.0.0.1:{port}"
+            if not _becomes_ready(url, process):
+                log.seek(0)
+                raise RuntimeError(f"the service did not come up:\n{log.read()[-2000:]}")
+            yield url
+        finally:
+            process.terminate()
+
+
+async def metrics_of(client: httpx.AsyncClient) -> dict[str, float]:
+    """Every sample of /metrics that has no labels, by its name; empty where the service does not show them."""
+    response = await client.get("/metrics")
+    if not response.is_success:
+        return {}
+    families = text_string_to_metric_families(response.text)
+    return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+
+
+def _becomes_ready(url: str, process: subprocess.Popen[bytes]) -> bool:
+    end = time.monotonic() + READY_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            if httpx.get(f"{url}/readyz").is_success:
+                return True
+        except httpx.TransportError:
+            pass
+        time.sleep(POLL_SECONDS)
+    return False
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
