@@ -87,16 +87,25 @@ def test_who_sends_half_a_body_is_told_and_let_go(open_service):
         assert b'"type":"urn:retouch:problem:slow"' in answer
 
 
-@pytest.mark.parametrize("num_calls", [2, 30], ids=["the kernel", "the server"])
-def test_the_job_of_who_reads_nothing_is_cancelled(open_service, device, wait_until, monkeypatch, num_calls):
-    """By the kernel, which has what was sent, or by the server, when its own buffer is full as well."""
-    monkeypatch.setattr("service.server.LINE_SECONDS", 0.2 if num_calls == 2 else GUARD_SECONDS)
-    stream = DRAW | {"stream": True, "preview_every": 1, "num_inference_steps": num_calls + 2}
-    device.calls.let(num_calls - 1)
+def test_the_job_of_who_reads_nothing_is_cancelled_when_all_buffers_are_full(open_service, wait_until, monkeypatch):
+    monkeypatch.setattr("service.server.LINE_SECONDS", GUARD_SECONDS)  # not by the kernel
     with open_service(send_seconds=0.2) as server:
         shrink(server)
-        with connected(server, request_of(stream)):
-            device.calls.wait_reached(num_calls)
+        with connected(server, request_of(STREAM | {"num_inference_steps": 1000})):
+            wait_until(lambda: server.app.state.worker.numbers().batching.ended_jobs == {"cancelled": 1})
+            wait_until(lambda: not server.server_state.connections)
+
+
+def test_the_job_of_who_takes_nothing_is_cancelled_when_the_kernel_says_so(
+    open_service, device, wait_until, monkeypatch
+):
+    """Held when so much was sent that the client's kernel has not taken all of it, and ours has the rest."""
+    monkeypatch.setattr("service.server.LINE_SECONDS", 0.4 - GUARD_SECONDS)  # not by the server
+    device.calls.let(7)
+    with open_service(send_seconds=GUARD_SECONDS) as server:
+        shrink(server)
+        with connected(server, request_of(STREAM | {"num_inference_steps": 10})):
+            device.calls.wait_reached(8)
             batcher = server.app.state.worker._batcher
             wait_until(lambda: len(batcher._cancelled) == 1)
             device.calls.let_all()
