@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import Any, cast
 
 import h11
@@ -12,6 +13,7 @@ from service.api.problems import MEDIA_TYPE, NO_HTTP
 
 HEAD_SECONDS = 15.0
 LINGER_SECONDS = 2.0
+MOST_CONNECTIONS = 4096  # and no more than half of the files that this process may open
 UNANSWERED = {h11.IDLE, h11.SEND_RESPONSE}
 UNREAD = {h11.SEND_BODY, h11.ERROR}  # the client sends something that is not to be read any more
 
@@ -20,6 +22,9 @@ class Connection(H11Protocol):
     """uvicorn waits for ever for a request that never comes, or comes letter by letter. Here its head has a time.
 
     What comes after it, the body, is the application's to wait for. What is no HTTP is a problem, too.
+
+    Where there are too many, who has waited longest without a request makes room: a process that may open no more files
+    answers nobody, and says so thousands of times a second.
     """
 
     head_seconds = HEAD_SECONDS
@@ -32,6 +37,8 @@ class Connection(H11Protocol):
         """As asyncio calls it."""
         super().connection_made(cast(asyncio.Transport, Lingering(transport, self)))
         self._watch()
+        if len(self.connections) > most_connections():
+            self._make_room()
 
     def data_received(self, data: bytes) -> None:
         """As asyncio calls it."""
@@ -55,6 +62,11 @@ class Connection(H11Protocol):
         self.transport.close()
 
     @property
+    def waits_since(self) -> float:
+        """For a request, by the loop's clock; for ever where it has one."""
+        return float("inf") if self._late is None else self._late.when()
+
+    @property
     def is_unread(self) -> bool:
         """Whether the client has more to say that nobody will hear."""
         return self.conn.their_state in UNREAD
@@ -69,6 +81,12 @@ class Connection(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+
+    def _make_room(self) -> None:
+        """Of those that were closed already some may be there still: the loop has not come to them."""
+        open_ones = [one for one in self.connections if isinstance(one, Connection) and not one.transport.is_closing()]
+        if len(open_ones) > most_connections():
+            min(open_ones, key=lambda one: one.waits_since).transport.abort()
 
     def _watch(self) -> None:
         """The time for a head begins with its first byte, or with the connection; more bytes give it no more time."""
@@ -86,6 +104,11 @@ class Connection(H11Protocol):
         self._late = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
+
+
+def most_connections() -> int:
+    """As many as there may be at a time, besides half as many that come at once (`service.server`)."""
+    return min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 
 class Lingering:

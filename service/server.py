@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.api.draining import Drain
-from service.connections import Connection
+from service.connections import Connection, most_connections
 from service.errors import InputError
 from service.settings import Settings, is_loopback
 
@@ -38,6 +38,8 @@ class Server(uvicorn.Server):
             host=settings.host,
             port=settings.port,
             http=Connection,
+            ws="none",
+            backlog=most_connections() // 2,  # asyncio accepts so many before it looks at the first
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=FLUSH_SECONDS,

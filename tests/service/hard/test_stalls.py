@@ -73,6 +73,17 @@ def test_two_hundred_of_them_hold_nobody_up(open_service, wait_until):
         assert len(server.server_state.connections) >= NUM_CLIENTS  # all of them still are there
 
 
+def test_of_too_many_who_has_waited_longest_makes_room(open_service, monkeypatch, wait_until):
+    monkeypatch.setattr("service.connections.MOST_CONNECTIONS", 10)
+    with open_service() as server, ExitStack() as stack:
+        for _ in range(50):
+            last = stack.enter_context(connected(server, SENT["half a head"]))
+        assert httpx.post(f"{server.url}/generate", json=DRAW, timeout=GUARD_SECONDS).status_code == 200
+        wait_until(lambda: len(server.server_state.connections) <= 10)
+        last.sendall(b"Content-Length: 0\r\n\r\n")
+        assert last.recv(100).startswith(b"HTTP/1.1 422 ")
+
+
 @pytest.mark.parametrize("kind", ["nothing", "half a head"])
 def test_who_sends_no_request_is_let_go(open_service, monkeypatch, kind):
     monkeypatch.setattr(Connection, "head_seconds", 0.2)
