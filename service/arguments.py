@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from service.jobs import SAMPLERS, Attention, Decoding, Detection, MaskMode
+from service.settings import PREFIX, Settings
 
 BAD_INPUT = 2  # exit code
 Command = Callable[[argparse.Namespace], None]
@@ -88,9 +89,11 @@ def _add_inspect(parser: Parser) -> None:
 
 
 def _add_serve(parser: Parser) -> None:
-    parser.add_argument("--host", help="default: RETOUCH_HOST or 127.0.0.1")
-    parser.add_argument("--port", type=int, help="default: RETOUCH_PORT or 8000")
-    _add_model(parser)
+    """Every setting is an option, too, and wins over the environment."""
+    for name, field in Settings.model_fields.items():
+        default = f"{PREFIX}{name.upper()} or {field.default if field.default != '' else 'empty'}"
+        told = f"{field.description}; default: {default}".replace("%", "%%")
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=told)
 
 
 def _add_key(parser: Parser) -> None:

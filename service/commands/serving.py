@@ -6,13 +6,12 @@ import argparse
 import sys
 
 from service.commands.terminal import say
+from service.settings import Settings, read_settings
 
 
 def serve(options: argparse.Namespace) -> None:
     """`retouch serve`."""
-    from service.settings import read_settings  # noqa: PLC0415  # not for `retouch --help`
-
-    settings = read_settings(host=options.host, port=options.port, model=options.model, device=options.device)
+    settings = read_settings(**{name: getattr(options, name) for name in Settings.model_fields})
     from service import logs, server  # noqa: PLC0415
     from service.app import create_app  # noqa: PLC0415  # with torch behind it
     from service.engine.embedder import check_embedder  # noqa: PLC0415

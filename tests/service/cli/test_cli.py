@@ -113,6 +113,8 @@ def test_a_dry_run_writes_the_mask_only(tmp_path, capsys):
         (edit("--steps", "9999"), "--steps"),
         (["serve", "--port", "99999"], "--port"),
         (["serve", "--device", "banana"], "--device"),
+        (["serve", "--running-jobs", "none"], "--running-jobs"),
+        (["serve", "--drain-seconds", "-1"], "--drain-seconds"),
         (["key", "an/n"], "NAME"),
         (["generate", OLD, "--key", "file"], "--key"),
         (["generate", OLD, "--preview-every", "2"], "--preview-every"),
@@ -205,8 +207,12 @@ def test_serving_takes_flags_over_the_environment(monkeypatch):
     monkeypatch.setattr("service.server.serve", lambda app, settings: served.update(title=app.title, settings=settings))
     monkeypatch.setattr("service.logs.configure", lambda level: served.update(level=level))
     monkeypatch.setenv("RETOUCH_HOST", "127.0.0.2")
-    assert cli.main(["serve", "--port", "8123"]) == 0
+    assert (
+        cli.main(["serve", "--port", "8123", "--disk-bytes", "auto", "--queue-jobs", "3", "--log-prompts", "true"]) == 0
+    )
     assert (served["settings"].host, served["settings"].port) == ("127.0.0.2", 8123)
+    assert (served["settings"].disk_bytes, served["settings"].queue_jobs) == ("auto", 3)
+    assert served["settings"].log_prompts is True
     assert (served["title"], served["level"]) == ("Retouch", "info")
 
 
