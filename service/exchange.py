@@ -87,7 +87,7 @@ class Exchange:
                     if isinstance(event, Ending):
                         ending = event
                     yield event
-        except Exception as error:
+        except Exception as error:  # whatever ends a job is noted, and goes on its way
             ending = Failed(error)
             raise
         finally:
@@ -123,8 +123,8 @@ class Exchanges:
         scope.setdefault("state", {}).update(exchange=exchange, log=exchange.fields)
         try:
             await self._app(scope, _listening(receive, exchange), _watching(send, exchange))
-        except Exception:
-            exchange.fields.setdefault("problem", "failed")  # its answer is made further out, and is no part of this
+        except Exception:  # a defect: its answer is made further out, and is no part of this
+            exchange.fields.setdefault("problem", "failed")
             raise
         finally:
             for hear in self._on_end:

@@ -31,6 +31,7 @@ Pause = Callable[[threading.Event, float], object]  # so many seconds, or until 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 MOST_OPENINGS = 5  # that fail in a row
+CLOSE_SECONDS = 120.0  # a step of a large network on a CPU takes a minute
 
 
 class Batcher:
@@ -121,8 +122,8 @@ class Batcher:
         with self._changed:
             return self._ledger.numbers()
 
-    def close(self) -> None:
-        """Take no more jobs, fail the taken ones at their next step, and join the thread."""
+    def close(self, deadline_seconds: float = CLOSE_SECONDS) -> None:
+        """Take no more jobs, fail the taken ones at their next step, and join the thread, unless its device hangs."""
         with self._changed:
             if self._state != "dead":
                 self._state = "draining"
@@ -131,7 +132,9 @@ class Batcher:
         joined = None
         while joined is not self._thread:  # one that died may have begun another just before
             joined = self._thread
-            joined.join()
+            joined.join(deadline_seconds)
+        if joined.is_alive():
+            log.error("the device has not ended its step within %g s, and is left to it", deadline_seconds)
 
     def _begin(self, pause_seconds: float = 0.0) -> threading.Thread:
         thread = threading.Thread(target=self._main, args=(pause_seconds,), name="device", daemon=True)
