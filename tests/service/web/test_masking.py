@@ -16,6 +16,7 @@ PASTED = 8  # pixels beyond the mask in which the new region blends into the sou
 
 async def stroke(visit, *points):
     """The pointer along points of the picture, in parts of its width and height."""
+    await visit["#brush"].hover()  # waits until it stands still and takes what comes
     box = await visit["#brush"].bounding_box()
     places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
     await visit.page.mouse.move(*places[0])
@@ -108,6 +109,7 @@ async def test_an_empty_mask_is_not_sent_and_a_stopped_job_keeps_what_was_painte
     await visit.say(MOON)
     await expect(visit["#status"]).to_have_text("Paint where it may change first.")
     await stroke(visit, (0.6, 0.2), (0.85, 0.25))
+    await expect(visit["#painted"]).to_contain_text("is painted")
     painted = await visit["#painted"].text_content()
     await visit.page.route("**/edit", lambda route: route.abort())
     await visit["#go"].click()
