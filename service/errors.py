@@ -9,7 +9,7 @@
     ├── BusyError               the queue is full, or the deadline cannot be met; come back after `retry_after_seconds`
     │   └── LimitError          this key has used up what it may do at a time, or in a minute
     ├── DeadlineError           the time that the client gave was over before the job was done
-    ├── NotReadyError           the model is loading, or the service is draining
+    ├── NotReadyError           the model is loading, or the service is draining; `retry_after_seconds` likewise
     └── JobFailedError          a defect of ours or of the device; the log has the traceback
 
 Anything else that is raised is a defect.
@@ -73,6 +73,11 @@ class DeadlineError(RetouchError):
 
 class NotReadyError(RetouchError):
     """The model is still loading, or the service is shutting down."""
+
+    def __init__(self, reason: str, retry_after_seconds: float = 5.0) -> None:
+        """By default about the time in which a model is loaded, or a service replaced."""
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class JobFailedError(RetouchError):

@@ -46,7 +46,6 @@ from service.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "urn:retouch:problem:"
-NOT_READY_SECONDS = 5.0  # a model is loaded, or a service replaced, in about this time
 MOST_DETAIL, MOST_FIELD = 1000, 100  # characters: what came may be told again, and may be as long as a body
 
 
@@ -134,10 +133,8 @@ def problem_of(error: Exception) -> Problem:
 def headers_of(error: Exception) -> dict[str, str]:
     """What an error says in headers: when to come again, how to be let in."""
     match error:
-        case BusyError():
+        case BusyError() | NotReadyError():
             return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
-        case NotReadyError():
-            return {"Retry-After": str(math.ceil(NOT_READY_SECONDS))}
         case UnauthorizedError():
             return {"WWW-Authenticate": 'Bearer realm="retouch"'}
         case HTTPException():

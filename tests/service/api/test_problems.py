@@ -74,10 +74,19 @@ async def test_what_ends_a_stream_is_the_same_problem(call, scripts, error, stat
     assert "secret" not in str(problem)
 
 
-async def test_retry_after_is_whole_seconds_rounded_up(client, scripts):
-    scripts.error = BusyError(12.3)
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (BusyError(12.3), "13"),
+        (LimitError(0.2, "this key's"), "1"),
+        (NotReadyError("the thread is started again", 60.5), "61"),
+        (NotReadyError("draining"), "5"),
+    ],
+)
+async def test_retry_after_is_the_errors_own_in_whole_seconds_rounded_up(client, scripts, error, seconds):
+    scripts.error = error
     response = await client.post("/generate", json={"prompt": "a house"})
-    assert response.headers["retry-after"] == "13"
+    assert response.headers["retry-after"] == seconds
 
 
 def test_what_the_framework_and_the_gate_refuse_has_rows():
