@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 
-from service.api.problems import HTTP_KINDS, KINDS, MEDIA_TYPE, Problem
+from service.api.problems import HTTP_KINDS, KINDS, MEDIA_TYPE, Problem, problem_of
 from service.api.request_ids import HEADER
+from service.errors import (
+    BusyError,
+    DeadlineError,
+    InputError,
+    NotReadyError,
+    RepeatedError,
+    UnauthorizedError,
+    UnknownImageError,
+)
 
 Described = dict[int | str, dict[str, Any]]
 
 GATED = (401, 403, 429, 500)  # of every route behind the gate
 JOBS = (*GATED, 404, 408, 409, 413, 422, 503, 504)  # of those that run jobs
-DETAILS = {  # examples
-    401: "a key is needed: Authorization: Bearer KEY",
-    403: "without keys this service takes nothing from pages of other sites",
-    404: "no image has the id '6f1d0c2b9a'",
-    408: "the body must come within 30 s",
-    409: "the request with this Idempotency-Key still runs",
-    413: "the body must be at most 8388608 bytes",
-    422: "seed: Input should be greater than or equal to 0",
-    429: "the queue is full; try again in 12 s",
-    500: "the service met a defect; its log has the traceback",
-    503: "the model is still loading",
-    504: "the deadline of 5 s was over before the job was done",
+EXAMPLES: dict[int, Exception] = {
+    401: UnauthorizedError("a key is needed: Authorization: Bearer KEY"),
+    403: HTTPException(403, "without keys this service takes nothing from pages of other sites"),
+    404: UnknownImageError("6f1d0c2b9a"),
+    408: HTTPException(408, "the body must come within 30 s"),
+    409: RepeatedError("the request with this Idempotency-Key still runs"),
+    413: HTTPException(413, "the body must be at most 8388608 bytes"),
+    422: InputError("seed", "Input should be greater than or equal to 0"),
+    429: BusyError(12.3),
+    500: Exception("a defect"),
+    503: NotReadyError("the model is still loading"),
+    504: DeadlineError(5.0),
 }
 SECONDS: dict[str, Any] = {"schema": {"type": "integer", "minimum": 0}, "description": "Seconds: when to come again"}
 HEADERS: dict[int, dict[str, Any]] = {
@@ -59,11 +67,8 @@ def complete(app: FastAPI, *, needs_key: bool) -> None:
 
 
 def _error(status: int) -> dict[str, Any]:
-    kinds = [*KINDS.values(), *HTTP_KINDS.values()]
-    kind = next(kind for kind in kinds if kind.status == status)
-    example = {"type": kind.urn, "title": kind.title, "status": status, "detail": DETAILS[status]}
-    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        example["field"] = "seed"
+    titles = [kind.title for kind in (*KINDS.values(), *HTTP_KINDS.values()) if kind.status == status]
+    example = problem_of(EXAMPLES[status]).model_dump(exclude_none=True)
     content = {MEDIA_TYPE: {"schema": Problem.model_json_schema(), "example": example}}
-    description = ", or: ".join(dict.fromkeys(kind.title for kind in kinds if kind.status == status))
+    description = ", or: ".join(dict.fromkeys(titles))
     return {"description": description, "content": content, "headers": dict(HEADERS.get(status, {}))}

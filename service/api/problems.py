@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -56,7 +57,12 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    field: str | None = Field(None, description="Which argument is at fault")
+    field: str | None = Field(None, description="Which argument is at fault", examples=["seed"])
+    retry_after_seconds: float | None = Field(
+        None, ge=0, description="When to come again; `Retry-After` is the same, rounded up", examples=[12.3]
+    )
+    image_id: str | None = Field(None, description="Of the image that is not there", examples=["6f1d0c2b9a"])
+    deadline_seconds: float | None = Field(None, description="What the request had given", examples=[5.0])
 
     @property
     def name(self) -> str:
@@ -64,6 +70,7 @@ class Problem(BaseModel):
         return self.type.removeprefix(PREFIX)
 
 
+MEMBERS = ("field", "retry_after_seconds", "image_id", "deadline_seconds")  # of an error, for machines to read
 Write = Callable[[Problem, Mapping[str, str]], Response]  # a problem and its headers as an answer
 
 
@@ -118,11 +125,11 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case RetouchError():
             kind = KINDS[next(cls for cls in type(error).__mro__ if cls in KINDS)]
-            return _problem(kind, str(error), getattr(error, "field", None))
+            return _problem(kind, str(error), **{name: getattr(error, name, None) for name in MEMBERS})
         case RequestValidationError():
             return problem_of(first_error(error.errors()))
         case HTTPException(status_code=HTTPStatus.BAD_REQUEST):  # FastAPI's own: the body is no JSON at all
-            return _problem(INPUT, f"body: {error.detail}", "body")
+            return problem_of(InputError("body", error.detail))
         case HTTPException():
             phrase = HTTPStatus(error.status_code).phrase
             other = Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
@@ -172,12 +179,11 @@ def _with_media_type(request: Request, error: InputError) -> InputError:
     return error
 
 
-def _problem(kind: Kind, detail: str, field: str | None = None) -> Problem:
+def _problem(kind: Kind, detail: str, field: str | None = None, **members: Any) -> Problem:
     if len(detail) > MOST_DETAIL:
         detail = f"{detail[:MOST_DETAIL]}..."
-    return Problem(
-        type=kind.urn, title=kind.title, status=kind.status, detail=detail, field=field and field[:MOST_FIELD]
-    )
+    field = field and field[:MOST_FIELD]
+    return Problem(type=kind.urn, title=kind.title, status=kind.status, detail=detail, field=field, **members)
 
 
 NO_HTTP = _problem(Kind(400, "no-http", "This is no HTTP request"), "what came could not be read as HTTP/1.1")

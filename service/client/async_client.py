@@ -116,7 +116,7 @@ class AsyncClient:
     async def _stream(self, call: Call) -> AsyncIterator[AsyncIterator[Event]]:
         async with aclosing(await self._answer(call)) as response:
             check_stream(response)
-            async with aclosing(aiter_events(call, response)) as events:
+            async with aclosing(aiter_events(response)) as events:
                 yield events
 
     async def _answer(self, call: Call) -> httpx.Response:
@@ -127,7 +127,7 @@ class AsyncClient:
             async with aclosing(response):
                 await response.aread()
             if (seconds := wait_seconds(response, num_left)) is None:
-                raise failure(call, response)
+                raise failure(response)
             await self._sleep(seconds)
             num_left -= 1
         return response

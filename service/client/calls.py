@@ -71,7 +71,6 @@ class Call:
     body: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     statuses: frozenset[int] = frozenset({200})
-    image_id: str | None = None  # of the picture that it is about
 
     @property
     def content(self) -> bytes | None:
@@ -132,11 +131,11 @@ def _job(path: str, prompt: str, fields: Mapping[str, Any], *, stream: bool) -> 
     said = {name: value for name, value in fields.items() if value is not None}
     headers = {HEADERS[name]: header(name, said.pop(name)) for name in HEADERS if name in said}
     body = {"prompt": prompt, **said} | ({"stream": True} if stream else {})
-    return Call("POST", path, body, headers | {"Content-Type": "application/json"}, image_id=said.get("image_id"))
+    return Call("POST", path, body, headers | {"Content-Type": "application/json"})
 
 
 def _about(image_id: str, part: str = "", method: str = "GET", status: int = 200) -> Call:
     if "/" in image_id or not image_id.strip("."):  # as a path it would lead elsewhere
         raise UnknownImageError(image_id)
     path = f"/images/{quote(image_id, safe='')}{part}"
-    return Call(method, path, statuses=frozenset({status}), image_id=image_id)
+    return Call(method, path, statuses=frozenset({status}))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 
-from service.client.calls import Call
 from service.errors import (
     BusyError,
     ConflictError,
@@ -38,7 +36,6 @@ ERRORS: dict[str, type[RetouchError]] = {
     "not-ready": NotReadyError,
     "failed": JobFailedError,
 }
-WAIT = re.compile(r"; try again in (\d+) s$")  # how the text of a BusyError ends
 SHOWN = 200  # characters of a strange answer: it may be a page
 NOT_OURS = (ValueError, KeyError, TypeError, OSError)  # what reading an answer raises that is not the service's
 
@@ -52,19 +49,16 @@ class ServerError(RetouchError):
         self.text = text
 
 
-def failure(call: Call, response: httpx.Response) -> RetouchError:
+def failure(response: httpx.Response) -> RetouchError:
     """What a response says that went badly; its body has been read."""
     if response.headers.get("content-type", "").startswith(MEDIA_TYPE):
         with understood(response):
-            return problem_error(call, response, response.json())
+            return problem_error(response, response.json())
     return _noted(ServerError(response.status_code, response.text), response)
 
 
-def problem_error(call: Call, response: httpx.Response, problem: Mapping[str, Any]) -> RetouchError:
-    """The error of a problem object, that of a stream included, in answer to this call.
-
-    What an object does not say is known: which image was asked for, and how much time was given.
-    """
+def problem_error(response: httpx.Response, problem: Mapping[str, Any]) -> RetouchError:
+    """The error of a problem object, that of a stream included."""
     status, detail = problem["status"], problem["detail"]
     cls = ERRORS.get(problem["type"].removeprefix(PREFIX))
     error: RetouchError
@@ -73,11 +67,14 @@ def problem_error(call: Call, response: httpx.Response, problem: Mapping[str, An
     elif issubclass(cls, InputError):
         error = cls(problem["field"], detail.removeprefix(f"{problem['field']}: "))
     elif issubclass(cls, BusyError):
-        error = cls(_seconds(response, detail), WAIT.sub("", detail))
+        seconds = problem["retry_after_seconds"]
+        error = cls(seconds, detail.removesuffix(f"; try again in {seconds:.0f} s"))
+    elif issubclass(cls, NotReadyError):
+        error = cls(detail, problem["retry_after_seconds"])
     elif issubclass(cls, UnknownImageError):
-        error = cls(call.image_id or "")
+        error = cls(problem["image_id"])
     elif issubclass(cls, DeadlineError):
-        error = cls((call.body or {})["deadline_seconds"])
+        error = cls(problem["deadline_seconds"])
     else:
         error = cls(detail)
     return _noted(error, response)
@@ -95,12 +92,6 @@ def understood(response: httpx.Response) -> Iterator[None]:
         yield
     except NOT_OURS as error:
         raise _noted(ServerError(response.status_code, f"no answer of this service: {error!r}"), response) from error
-
-
-def _seconds(response: httpx.Response, detail: str) -> float:
-    """Of the header; an event of a stream has none."""
-    told = WAIT.search(detail)
-    return float(response.headers.get("retry-after") or (told[1] if told else 0))
 
 
 def _noted(error: RetouchError, response: httpx.Response) -> RetouchError:

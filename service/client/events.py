@@ -12,7 +12,6 @@ import numpy as np
 from httpx_sse import EventSource, ServerSentEvent
 
 from service.client.answers import receipt_of
-from service.client.calls import Call
 from service.client.errors import ServerError, cut_off, problem_error, understood
 from service.client.pictures import decoded, opened
 from service.jobs import Accepted, ImageReady, MaskFound, Preview, Receipt
@@ -29,32 +28,32 @@ def check_stream(response: httpx.Response) -> None:
         raise ServerError(response.status_code, f"must be {MEDIA_TYPE}, got {media_type}")
 
 
-def iter_events(call: Call, response: httpx.Response) -> Iterator[Event]:
+def iter_events(response: httpx.Response) -> Iterator[Event]:
     """The events of a job, the receipt last. Raises what the job failed by."""
     event = None
     for sent in EventSource(response).iter_sse():
-        if (told := _told(call, response, sent)) is not None:
+        if (told := _told(response, sent)) is not None:
             yield (event := told)
     if not isinstance(event, Receipt):
         raise cut_off(response)
 
 
-async def aiter_events(call: Call, response: httpx.Response) -> AsyncGenerator[Event, None]:
+async def aiter_events(response: httpx.Response) -> AsyncGenerator[Event, None]:
     """As `iter_events`."""
     event = None
     async with aclosing(EventSource(response).aiter_sse()) as all_sent:
         async for sent in all_sent:
-            if (told := _told(call, response, sent)) is not None:
+            if (told := _told(response, sent)) is not None:
                 yield (event := told)
     if not isinstance(event, Receipt):
         raise cut_off(response)
 
 
-def _told(call: Call, response: httpx.Response, sent: ServerSentEvent) -> Event | None:
+def _told(response: httpx.Response, sent: ServerSentEvent) -> Event | None:
     """None for an event that is not known here: a newer service's."""
     with understood(response):
         if sent.event == "error":
-            error = problem_error(call, response, json.loads(sent.data))
+            error = problem_error(response, json.loads(sent.data))
         elif (read := READERS.get(sent.event)) is not None:
             return read(json.loads(sent.data))
         else:

@@ -125,7 +125,7 @@ class Client:
     def _stream(self, call: Call) -> Iterator[Iterator[Event]]:
         with closing(self._answer(call)) as response:
             check_stream(response)
-            yield iter_events(call, response)
+            yield iter_events(response)
 
     def _answer(self, call: Call) -> httpx.Response:
         """One that went well, its body still to come."""
@@ -135,7 +135,7 @@ class Client:
             with closing(response):
                 response.read()
             if (seconds := wait_seconds(response, num_left)) is None:
-                raise failure(call, response)
+                raise failure(response)
             self._sleep(seconds)
             num_left -= 1
         return response

@@ -52,6 +52,24 @@ async def test_errors_are_problems_with_an_example(described):
                 assert len(answer["content"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "member"),
+    [
+        ("404", "image_id"),
+        ("422", "field"),
+        ("429", "retry_after_seconds"),
+        ("503", "retry_after_seconds"),
+        ("504", "deadline_seconds"),
+    ],
+)
+async def test_what_machines_read_of_an_error_is_described_and_shown(described, status, member):
+    told = operations(described)["/edit", "post"]["responses"][status]["content"]["application/problem+json"]
+    its = told["schema"]["properties"][member]
+    assert its["description"]
+    assert its["examples"]
+    assert member in told["example"]
+
+
 async def test_headers_of_errors_are_described(described):
     answers = operations(described)["/edit", "post"]["responses"]
     assert "Retry-After" in answers["429"]["headers"]

@@ -24,6 +24,7 @@ from service.errors import (
 pytestmark = pytest.mark.anyio
 
 GUARD_SECONDS = 30  # a test that hangs fails
+MEMBERS = {"field", "retry_after_seconds", "image_id", "deadline_seconds"}
 PROBLEMS = [
     (RetouchError("some error"), 500, "failed"),
     (InputError("width", "is too much"), 422, "input"),
@@ -57,7 +58,7 @@ async def test_what_ends_a_job_is_a_problem(client, scripts, error, status, name
     assert problem["status"] == status
     assert problem["title"]
     assert "secret" not in response.text
-    assert problem.get("field") == getattr(error, "field", None)
+    assert {name: problem.get(name) for name in MEMBERS} == {name: getattr(error, name, None) for name in MEMBERS}
     assert ("retry-after" in response.headers) == (status in {429, 503})
     assert ("www-authenticate" in response.headers) == (status == 401)
     line = lines[-1]
@@ -71,6 +72,7 @@ async def test_what_ends_a_stream_is_the_same_problem(call, scripts, error, stat
     await stream.start()
     problem = (await stream.events())["error"]
     assert (problem["type"], problem["status"]) == (f"urn:retouch:problem:{name}", status)
+    assert {name: problem.get(name) for name in MEMBERS} == {name: getattr(error, name, None) for name in MEMBERS}
     assert "secret" not in str(problem)
 
 

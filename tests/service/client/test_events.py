@@ -10,12 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.client.calls import Call
 from service.client.errors import ServerError
 from service.client.events import aiter_events, check_stream, iter_events
 from service.jobs import Accepted, Receipt
 
-CALL = Call("POST", "/edit")
 ENDS = ["\n", "\r\n", "\r"]
 RECEIPT = {"image_id": "id", "fallbacks": [], "unknown_words": [], "seconds": {"total": 1.5}}
 
@@ -33,11 +31,11 @@ class Chunks(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 def read(chunks):
-    return list(iter_events(CALL, response(chunks)))
+    return list(iter_events(response(chunks)))
 
 
 async def aread(chunks):
-    return [event async for event in aiter_events(CALL, response(chunks))]
+    return [event async for event in aiter_events(response(chunks))]
 
 
 def response(chunks):
@@ -90,7 +88,7 @@ def test_a_stream_byte_by_byte():
 @pytest.mark.parametrize("rest", ["", "event: receipt\ndata: {}", ": ping\n\n"])
 def test_a_stream_without_an_end_was_cut(rest):
     chunks = [sent("accepted", {"image_id": "a", "source_id": None, "num_inference_steps": 2}).encode(), rest.encode()]
-    events = iter_events(CALL, response(chunks))
+    events = iter_events(response(chunks))
     assert isinstance(next(events), Accepted)
     with pytest.raises(ServerError, match="the stream ended before the job did"):
         next(events)
@@ -108,6 +106,7 @@ def test_a_stream_without_an_end_was_cut(rest):
         sent("image", {"image_id": "a", "image": "AAAA"}),
         sent("preview", {"step": 1, "image": "AAAA", "box": [1, 2]}),
         sent("error", {"detail": "?"}),
+        sent("error", {"type": "urn:retouch:problem:busy", "status": 429, "detail": "; try again in 5 s"}),
     ],
 )
 def test_an_event_that_no_service_sends_is_a_server_error(event):
