@@ -11,6 +11,7 @@ from cache_store.store import Store
 from service.batching import runner
 from service.commands.files import Made
 from service.engine.call import Call
+from service.engine.core import png_of
 from service.jobs import Job, Outcome
 from service.settings import read_settings
 from service.workers.models import open_model
@@ -38,8 +39,7 @@ def _png(store: Store, image_id: str) -> bytes | None:
     if recording is None:
         return None
     with recording:
-        png = recording.blob("image")
-    return png if isinstance(png, bytes) else None
+        return png_of(recording, "image")
 
 
 @contextmanager

@@ -105,8 +105,3 @@ def to_png(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def from_png(png: bytes) -> Pixels:
-    """[H, W, 3] of a PNG of our own."""
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from cache_store.store import Recording, Store
-from service.engine.core import Told
+from service.engine.core import Told, png_of
 from service.errors import UnknownImageError
 from service.workers import Blob, Drawn, Lineage
 
 
 class Pictures:
-    """What a store has of one tenant; another's is not there. Every method may wait for the disk."""
+    """What a store has of one tenant; another's is not there. All methods may wait for the disk, `read` makes PNGs."""
 
     def __init__(self, store: Store, tenant: str) -> None:
         self._store = store
@@ -18,8 +18,7 @@ class Pictures:
     def read(self, image_id: str, name: Blob) -> bytes | None:
         """As `Worker.read`."""
         with self._open(image_id) as recording:
-            png = recording.blob(name)
-        return png if isinstance(png, bytes) else None
+            return png_of(recording, name)
 
     def lineage(self, image_id: str) -> Lineage:
         """As `Worker.lineage`."""

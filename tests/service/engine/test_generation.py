@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
+from PIL import Image
 
+from service.engine.core import png_of
 from service.engine.sampling import constant_channels, first_latents, guide, make_sampler, resolve
 from service.engine.text import encode
 from service.errors import InputError
@@ -154,3 +157,17 @@ def test_guidance_rescaling_keeps_the_conditional_deviation():
     guided = guide(both, 9.0, 1.0)
     torch.testing.assert_close(guided.std(), both[1].std())
     assert torch.equal(guide(both, 1.0, 0.0), both[:1] + 1.0 * (both[1:] - both[:1]))
+
+
+def test_no_job_makes_or_reads_a_png_and_what_it_drew_can_be_had_as_one(sd2, monkeypatch):
+    """A device would wait for it."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Image, "open", None)
+        patched.setattr(Image.Image, "save", None)
+        source = sd2.generate(PROMPT)
+        edited = sd2.edit("a blue house", source)
+    assert edited.mask.any()
+    with sd2.store.open(edited.image_id) as recording:
+        png, mask = png_of(recording, "image"), png_of(recording, "edit_mask")
+    assert torch.from_numpy(np.asarray(Image.open(io.BytesIO(png))).copy()).equal(edited.pixels.to(torch.uint8))
+    assert np.asarray(Image.open(io.BytesIO(mask))).any()

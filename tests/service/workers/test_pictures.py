@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from cache_store.store import Store
 from service.engine.core import Told, pixels_digest
@@ -18,11 +21,17 @@ from service.workers.pictures import Pictures
 SAMPLING = Sampling(1, 4, 7.5, "ddim", 64, 64, "")
 
 
+PIXELS = np.arange(16 * 24 * 3, dtype=np.uint8).reshape(16, 24, 3)
+EDIT_MASK = np.eye(2, 3, dtype=bool)
+
+
 def keep(store: Store, image_id: str, source_id: str | None = None, tenant: str = "ann", pixels: str = "") -> None:
     draft = store.create(image_id, {})
     told = Told(f"words of {image_id}", SAMPLING, source_id, tenant, "model", pixels)
     draft.put("told", json.dumps(asdict(told)).encode())
-    draft.put("image", image_id.encode())
+    draft.put("image", torch.from_numpy(PIXELS))
+    if source_id:
+        draft.put("edit_mask", torch.from_numpy(EDIT_MASK))
     draft.commit()
 
 
@@ -43,9 +52,15 @@ def pictures(store):
     return Pictures(store, "ann")
 
 
+def pixels_of(png):
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
 def test_a_picture_is_read_by_its_owner(pictures):
-    assert pictures.read("a", "image") == b"a"
+    np.testing.assert_array_equal(pixels_of(pictures.read("a", "image")), PIXELS)
     assert pictures.read("a", "edit_mask") is None
+    white = np.kron(EDIT_MASK, np.full((8, 8), 255))  # as large as the picture
+    np.testing.assert_array_equal(pixels_of(pictures.read("b", "edit_mask")), white)
 
 
 @pytest.mark.parametrize("image_id", ["e", "nobody's"])
@@ -85,7 +100,9 @@ def test_looking_through_all_makes_none_more_recent(pictures, store):
 
 def test_what_another_version_wrote_is_unknown(pictures, store):
     draft = store.create("old", {})
-    draft.put("told", b'{"prompt": "words"}')
+    with store.open("a") as recording:
+        told = json.loads(recording.blob("told"))
+    draft.put("told", json.dumps(told | {"version": told["version"] - 1}).encode())
     draft.commit()
     with pytest.raises(UnknownImageError):
         pictures.read("old", "image")
