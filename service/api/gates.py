@@ -20,6 +20,7 @@ from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 
 from service.api.draining import CUT_OFF
+from service.api.json_bodies import JsonRequest
 from service.api.keys import Keys
 from service.api.quotas import Quotas
 from service.errors import NotReadyError
@@ -76,7 +77,7 @@ class GatedRoute(APIRoute):
             tenant = gate.admit(request.method, request.headers)
             request.state.tenant = request.state.log["tenant"] = tenant
             try:
-                return await handler(request)
+                return await handler(JsonRequest(request.scope, request.receive))
             except asyncio.CancelledError as error:
                 raise NotReadyError(CUT_OFF) from error
 

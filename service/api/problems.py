@@ -128,7 +128,7 @@ def problem_of(error: Exception) -> Problem:
             return _problem(kind, str(error), **{name: getattr(error, name, None) for name in MEMBERS})
         case RequestValidationError():
             return problem_of(first_error(error.errors()))
-        case HTTPException(status_code=HTTPStatus.BAD_REQUEST):  # FastAPI's own: the body is no JSON at all
+        case HTTPException(status_code=HTTPStatus.BAD_REQUEST):  # FastAPI's own: the body cannot be parsed
             return problem_of(InputError("body", error.detail))
         case HTTPException():
             phrase = HTTPStatus(error.status_code).phrase
@@ -152,6 +152,10 @@ def headers_of(error: Exception) -> dict[str, str]:
 async def _answer(others: Mapping[str, Write], request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         error = _with_media_type(request, first_error(error.errors()))
+    if isinstance(error, HTTPException) and isinstance(
+        error.__cause__, RetouchError
+    ):  # FastAPI's 400 of what was raised while it read the body
+        error = error.__cause__
     problem = problem_of(error)
     request.state.log["problem"] = problem.name
     headers = headers_of(error) | {HEADER: request.state.request_id}  # a defect's answer passes no middleware

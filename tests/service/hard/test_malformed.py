@@ -164,9 +164,12 @@ WRONG_OF_EDITS: dict[str, list[str]] = {
 }
 
 
+PROMPT = '"prompt": "a sea", '
+
+
 def with_value(field: str, text: str) -> bytes:
-    """A body in which one field is this text; a duplicate, where that is the prompt: the last one counts."""
-    return f'{{"prompt": "a sea", "{field}": {text}}}'.encode()
+    """A body in which one field is this text."""
+    return f'{{{"" if field == "prompt" else PROMPT}"{field}": {text}}}'.encode()
 
 
 def bad_values(rng: random.Random) -> Iterator[Bad]:
@@ -193,6 +196,8 @@ def bad_bodies(rng: random.Random) -> Iterator[Bad]:
             ("null", b"null"),
             ("a text", b'"a green hill"'),
             ("two objects", whole + whole),
+            ("many values", b'{"prompt": [' + b"1," * rng.randrange(70_000, 4_000_000) + b"1]}"),
+            ("many escapes", b'{"prompt": "' + rb"\n" * rng.randrange(70_000, 4_000_000) + b'"}'),
             ("a comment", b"/* hi */ " + whole),
             ("too large", b" " * (8 * 2**20 + 1)),
         ):
@@ -201,7 +206,10 @@ def bad_bodies(rng: random.Random) -> Iterator[Bad]:
         yield posted(f"{path} as {media_type!r}", path, whole, "content-type", Content_Type=media_type)
     yield posted("a name in unicode", "/generate", b'{"prompt": "a", "\\ud800": 1}', "body")
     yield posted("a long name", "/generate", {"prompt": "a", "x" * 10_000: 1}, "x" * 10_000)
-    yield posted("many names", "/generate", {"prompt": "a"} | {f"field{number}": 1 for number in range(2000)}, "field0")
+    yield posted("many names", "/generate", {"prompt": "a"} | {f"field{number}": 1 for number in range(2000)}, "body")
+    yield posted("some names", "/generate", {"prompt": "a"} | {f"field{number}": 1 for number in range(90)}, "field0")
+    yield posted("a name twice", "/generate", b'{"prompt": "a", "seed": 1, "seed": 2}', "seed")
+    yield posted("a name in unicode twice", "/generate", b'{"prompt": "a", "\\ud800": 1, "\\ud800": 1}', "body")
     yield posted("a key that is too long", "/generate", DRAW, "Idempotency-Key", Idempotency_Key="k" * 201)
     yield posted("an empty key", "/generate", DRAW, "Idempotency-Key", Idempotency_Key="")
     yield posted("two sources", "/edit", {"prompt": "a", "image_id": "b", "source_prompt": "c"}, "image_id")
