@@ -23,6 +23,7 @@ from service.api.repeats import Repeats
 from service.api.request_ids import RequestIds
 from service.batching.policy import Limits
 from service.engine.catalog import Nearness
+from service.errors import InputError
 from service.observation import Observation
 from service.settings import Settings, read_settings
 from service.traces import Traces
@@ -45,6 +46,8 @@ def create_app(
     InputError where a setting cannot be.
     """
     settings = settings or read_settings()
+    if settings.bodies_bytes < settings.body_bytes:
+        raise InputError("RETOUCH_BODIES_BYTES", "must be at least RETOUCH_BODY_BYTES, or the largest body never fits")
     open_worker = open_worker or open_local_worker
     observation = Observation(settings, traces)
 
@@ -65,7 +68,9 @@ def create_app(
     openai_routers = openai.router, openai_models.router
     for router in (routes.router, pictures.router, model.router, *openai_routers, health.router, page.router):
         app.include_router(router)
-    app.add_middleware(Bodies, max_bytes=settings.body_bytes, seconds=settings.body_seconds)
+    app.add_middleware(
+        Bodies, max_bytes=settings.body_bytes, seconds=settings.body_seconds, room_bytes=settings.bodies_bytes
+    )
     app.add_middleware(RequestIds)
     problems.install(app, {openai.PREFIX: openai_errors.answer_of})
     observation.install(app)

@@ -93,6 +93,9 @@ class Settings(BaseSettings):
 
     max_pixels: PositiveInt = Field(2**20, description="largest picture, width times height: a step is never cut short")
     body_bytes: PositiveInt = Field(8 * 2**20, description="largest request body")
+    bodies_bytes: PositiveInt = Field(
+        64 * 2**20, description="memory for the bodies of all requests that are not answered yet; more get 503"
+    )
     body_seconds: PositiveFloat = Field(30.0, description="in which a body must come; slower ones are refused with 408")
     send_seconds: PositiveFloat = Field(
         30.0, description="for which a client may take nothing of its answer; then its job is cancelled"
