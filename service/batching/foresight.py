@@ -16,9 +16,9 @@ from service.engine.given_mask import user_mask
 from service.engine.macs import MacModel
 from service.engine.masks import num_detection_steps
 from service.engine.probe import probe_steps
-from service.engine.recording import FORMAT
+from service.engine.recording import is_readable
 from service.engine.region import BREAK_EVEN_RATIO
-from service.engine.revision import MOST_DEPTH
+from service.engine.revision import MOST_DEPTH, reads_rows
 from service.engine.sampling import beside, num_branches, resolve
 from service.engine.weights import Model
 from service.errors import UnknownImageError
@@ -32,8 +32,9 @@ class _Source:
     image_id: str
     prompt: str
     sampling: Sampling  # its own
-    is_edit: bool
     tier: Tier | None  # None: nothing of it can be read
+    has_rows: bool = True
+    is_edit: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +66,20 @@ class Foresight:
             return self._edit(job, self._recorded(job, job.image_id))
         if job.source_prompt is None:
             return self._drawing(job, job.prompt)
-        source_prompt = _worded(job.source_prompt)
-        drawing, sampling = self._drawing(job, source_prompt), resolve(self.model, job.sampling)
-        source_id = generation_id(self.model, source_prompt, sampling, job.tenant)
-        tier: Tier | None = "host" if job.cache != "off" else None
-        if not drawing.dense_calls:
-            return self._edit(job, self._recorded(job, source_id))
-        outlook = self._edit(job, _Source(source_id, source_prompt, sampling, is_edit=False, tier=tier))
-        return replace(outlook, dense_calls=drawing.dense_calls + outlook.dense_calls)
+        return self._edit_by_words(replace(job, source_prompt=_worded(job.source_prompt)))
+
+    def _edit_by_words(self, job: EditJob) -> Outlook:
+        """The source is drawn first if it is not recorded, or its rows are not and would be read."""
+        prompt, sampling = str(job.source_prompt), resolve(self.model, job.sampling)
+        source_id = generation_id(self.model, prompt, sampling, job.tenant)
+        if self._has(job, source_id):
+            source = self._recorded(job, source_id)
+            outlook = self._edit(job, source)
+            reads = job.cache == "read_write" and reads_rows(self.model, job, self._given_ratio(job, sampling))
+            if source.has_rows or not reads or not outlook.num_calls:
+                return outlook
+        outlook = self._edit(job, _Source(source_id, prompt, sampling, tier="host" if job.cache != "off" else None))
+        return replace(outlook, dense_calls=sampling.num_inference_steps + outlook.dense_calls)
 
     def _drawing(self, job: Job, prompt: str) -> Outlook:
         """A picture by its prompt; no call where it is recorded."""
@@ -123,9 +130,10 @@ class Foresight:
             told, activations = Told.load(recording), recording.activations
             if (told.tenant, told.model) != (job.tenant, self.model.fingerprint):
                 raise UnknownImageError(image_id)
-            is_readable = job.cache != "off" and recording.blob(FORMAT) == self.model.format.told
-            tier = activations.tier if activations and is_readable and activations.depth < MOST_DEPTH else None
-        return _Source(image_id, told.prompt, told.sampling, told.source_id is not None, tier)
+            reads = job.cache != "off" and is_readable(recording, self.model.format)
+            tier = activations.tier if activations and reads and activations.depth < MOST_DEPTH else None
+        has_rows, is_edit = activations is not None, told.source_id is not None
+        return _Source(image_id, told.prompt, told.sampling, tier, has_rows, is_edit)
 
     def _has(self, job: Job, image_id: str) -> bool:
         """Whether it is recorded, and may be taken from there. That a look finds nothing is no miss to be counted."""

@@ -31,14 +31,20 @@ def draw(
     tally: Tally,
     stage: Stage,
     preview_every: int = 0,
+    known: Core | None = None,
 ) -> Generator[Call | Event, Tensor | None, Core]:
-    """All steps of a picture, each recorded; the recording is visible when the picture is done."""
+    """All steps of a picture, each recorded; the recording is visible when the picture is done.
+
+    Of a picture that is `known` only the rows are recorded: it stays as it is. Where they find no room no step is made.
+    """
     with tally.timed("encode"):
         text = read_branches(model, prompt, sampling)
     first, num_steps = first_latents(model, sampling), sampling.num_inference_steps
     canvas = Canvas.of(model, sampling)
     words = canvas.words()
     draft = canvas.draft(store, generation_id(model, prompt, sampling, tenant)) if store else None
+    if known and (draft is None or draft.activations is None):
+        return known
     loop = Denoising(
         canvas=canvas,
         sampler=make_sampler(model, sampling.sampler, num_steps),
@@ -53,12 +59,14 @@ def draw(
     )
     with draft or nullcontext():
         latents = yield from loop.run(first, range(num_steps))
-        with tally.timed("decode"):
-            picture = decode(model, latents[-1])
-        trace = torch.cat([first, *latents])
-        beginning = trace[: canvas.num_map_steps + 1]
-        about = prompt, sampling, None, tenant, model.fingerprint
-        core = Core(*about, trace, picture, words.mean(), beginning=beginning)
+        core = known
+        if core is None:
+            with tally.timed("decode"):
+                picture = decode(model, latents[-1])
+            trace = torch.cat([first, *latents])
+            beginning = trace[: canvas.num_map_steps + 1]
+            about = prompt, sampling, None, tenant, model.fingerprint
+            core = Core(*about, trace, picture, words.mean(), beginning=beginning)
         if draft:
             core.commit(draft)
     return core

@@ -30,7 +30,7 @@ from service.engine.given_mask import user_mask
 from service.engine.masks import Mask
 from service.engine.prompts import unknown_words
 from service.engine.receipts import Tally
-from service.engine.revision import Revision
+from service.engine.revision import Revision, reads_rows
 from service.engine.sampling import beside, resolve
 from service.engine.text import is_cut
 from service.engine.weights import Model
@@ -46,7 +46,9 @@ def start(model: Model, store: Store, job: Job, catalog: Catalog | None = None) 
     job = replace(job, prompt=_worded("prompt", job.prompt))
     if isinstance(job, GenerateJob):
         return generate(model, store, job, catalog)
-    if job.image_id is None and job.source_prompt is None:
+    if job.source_prompt is not None:
+        job = replace(job, source_prompt=_worded("source_prompt", job.source_prompt))
+    elif job.image_id is None:
         return edit_nearest(model, store, job, catalog)
     return edit(model, store, job, catalog)
 
@@ -99,9 +101,10 @@ def edit(model: Model, store: Store, job: EditJob, catalog: Catalog | None = Non
     yield Accepted(image_id, source_id, sampling.num_inference_steps)
     _report_cut(model, job.prompt, tally)
     tally.compare_with(Canvas.of(model, sampling))
-    with (yield from _source(model, store, job, source_id, sampling, tally, catalog)) as recording:
+    known = _known(model, store, image_id, job)
+    reads = known is None and reads_rows(model, job, 0.0 if given is None else float(given.mean()))
+    with (yield from _source(model, store, job, source_id, sampling, tally, catalog, reads=reads)) as recording:
         source = Core.load(recording)
-        known = _known(model, store, image_id, job)
         revision = Revision.of(model, job, sampling, recording, source, given, tally)
         tier = recording.tier if revision.is_readable else None
         if known is not None and known.edit_mask is not None:
@@ -135,8 +138,7 @@ def _identify(model: Model, store: Store, job: EditJob) -> tuple[str, Sampling]:
         raise InputError("image_id", "exactly one of image_id and source_prompt says what to edit")
     if job.source_prompt is not None:
         sampling = resolve(model, job.sampling)
-        source_prompt = _worded("source_prompt", job.source_prompt)
-        return generation_id(model, source_prompt, sampling, job.tenant), sampling
+        return generation_id(model, job.source_prompt, sampling, job.tenant), sampling
     recording = _open(model, store, str(job.image_id), job.tenant)
     if recording is None:
         raise UnknownImageError(str(job.image_id))
@@ -161,21 +163,33 @@ def _source(
     sampling: Sampling,
     tally: Tally,
     catalog: Catalog | None,
+    *,
+    reads: bool,
 ) -> Generator[Call | Event, Tensor | None, Recording]:
-    """The recording to edit, pinned; drawn first where it is known by its prompt alone."""
-    is_wanted = job.source_prompt is None or job.cache != "off"
-    recording = _open(model, store, source_id, job.tenant) if is_wanted else None
-    if recording is None and job.source_prompt is not None:
-        _make_way(store, source_id, job)
-        kept_in = store if job.cache == "read_write" else _own_store(store, job)
-        prompt = _worded("source_prompt", job.source_prompt)
-        core = yield from draw(model, kept_in, job.tenant, prompt, sampling, tally, "source")
-        if kept_in is store:
-            _announce(model, store, catalog, source_id, core)
-        recording = kept_in.open(source_id)
-    if recording is None:
+    """The recording to edit, pinned; drawn first where it is known by its prompt alone.
+
+    So are its rows, where they have left and the edit `reads` them. That makes this edit no cheaper, but the next ones.
+    """
+    is_told = job.source_prompt is not None
+    recording = None if is_told and job.cache == "off" else _open(model, store, source_id, job.tenant)
+    if recording is None and not is_told:
         raise UnknownImageError(source_id)
-    return recording
+    wants_rows = is_told and reads and job.cache == "read_write"
+    if recording is not None and not (wants_rows and recording.activations is None):
+        return recording
+    known = None
+    if recording is None:
+        _make_way(store, source_id, job)
+    else:
+        with recording:
+            known = Core.load(recording)
+    kept_in = store if job.cache == "read_write" else _own_store(store, job)
+    core = yield from draw(model, kept_in, job.tenant, str(job.source_prompt), sampling, tally, "source", known=known)
+    if kept_in is store:
+        _announce(model, store, catalog, source_id, core)
+    if (drawn := kept_in.open(source_id)) is None:
+        raise UnknownImageError(source_id)
+    return drawn
 
 
 def _own_store(store: Store, job: EditJob) -> Store:

@@ -29,7 +29,7 @@ from service.engine.read_text import ReadText
 from service.engine.reading import Source
 from service.engine.receipts import Tally
 from service.engine.recording import is_readable
-from service.engine.region import choose_active, detected_mask, probed_mask
+from service.engine.region import BREAK_EVEN_RATIO, choose_active, detected_mask, probed_mask
 from service.engine.sampling import make_sampler, num_branches
 from service.engine.text import align_prompts, read_branches
 from service.engine.weights import Model
@@ -37,6 +37,16 @@ from service.jobs import EditJob, Event, Preview, Sampling
 from sparse_ops.context import Control
 
 MOST_DEPTH = 8  # edits of edits that read on: each adds an owner to reads; statistics age by `most_replaced_ratio`
+
+
+def reads_rows(model: Model, job: EditJob, given_ratio: float) -> bool:
+    """Whether an edit of a source told in words would have sparse steps, as far as is known before its mask is found.
+
+    `given_ratio` is the user's mask's part of the positions.
+    """
+    if given_ratio > BREAK_EVEN_RATIO[model.device.type]:
+        return False
+    return given_ratio > 0 or (job.mask_mode != "given" and job.prompt != job.source_prompt)
 
 
 @dataclass(frozen=True, eq=False)

@@ -144,6 +144,22 @@ def test_what_cannot_be_read_is_told_as_dense(postcard):
     assert done(foresight, job)[2].tier is None
 
 
+@pytest.mark.parametrize(
+    "change", [{}, {"cache": "read_only"}, {"edit_mask": square(64)}, {"mask_mode": "detect", "edit_mask": None}]
+)
+def test_a_source_told_in_words_whose_rows_have_left_is_told_as_drawn_where_it_will_be(postcard, change):
+    foresight = Foresight(postcard, Store(1 << 30))
+    source = done(foresight, GenerateJob(PROMPT, SMALL))[2].image_id
+    told = EditJob(EDITED, source_prompt=PROMPT, sampling=SMALL, edit_mask=square(16), mask_mode="given")
+    job = replace(told, **change)
+    assert foresight.store.evict(source)
+    outlook = foresight(job)
+    stages, _, receipt = done(foresight, job)
+    assert (outlook.num_calls, outlook.tier) == (len(stages), receipt.tier)
+    assert outlook.dense_calls == stages.count("source") + stages.count("detect")
+    assert stages.count("source") == (0 if "cache" in change or change.get("edit_mask") else 5)
+
+
 def test_a_look_counts_no_reads(foresight, source):
     before = foresight.store.counts()
     foresight(GenerateJob("a tent", SMALL))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cache_store.store import Store
 from service.engine.call import Call
 from service.engine.editor import start
 from service.engine.recording import Format
@@ -409,3 +410,55 @@ def test_sizes_whose_lowest_resolution_is_large_are_drawn_and_edited(make_studio
 def test_a_scheduler_that_knows_no_clipping_does_not_clip(sd2):
     del sd2.model.sampler_config["clip_sample"]
     assert not make_sampler(sd2.model, "ddim", 4).config.clip_sample
+
+
+def words(**other):
+    """An edit of a source that is told in words."""
+    return EditJob(EDITED, source_prompt=PROMPT, sampling=STEPS, edit_mask=square(), mask_mode="given", **other)
+
+
+def test_a_source_told_in_words_whose_rows_have_left_is_recorded_again_as_the_same_picture(sd2):
+    source = sd2.generate(PROMPT)
+    before = sd2.core(source)
+    assert sd2.store.evict(source.image_id)
+    first = sd2.run(words(rules=NARROW))
+    assert first.receipt.tier == "host"
+    assert "source" in first.receipt.seconds
+    assert first.receipt.fallbacks == ()
+    again = sd2.run(words(rules=EditRules(dilation=0)))
+    assert "source" not in again.receipt.seconds
+    after = sd2.core(source)
+    assert torch.equal(before.latents, after.latents)
+    np.testing.assert_array_equal(before.picture.pixels, after.picture.pixels)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        words(cache="read_only"),
+        replace(words(), edit_mask=square(0, 0, 16)),  # so much of it is drawn densely
+        replace(words(), prompt=PROMPT, edit_mask=None, mask_mode="detect"),  # changes nothing
+        replace(words(), source_prompt=None, image_id="its"),
+    ],
+)
+def test_rows_that_nobody_would_read_or_keep_are_not_recorded_again(sd2, job):
+    source = sd2.generate(PROMPT)
+    assert sd2.store.evict(source.image_id)
+    edited = sd2.run(replace(job, image_id=source.image_id) if job.image_id else job)
+    assert "source" not in edited.receipt.seconds
+
+
+def test_an_edit_that_is_known_draws_no_source_again(sd2):
+    source = sd2.generate(PROMPT)
+    edited = sd2.run(words())
+    for image_id in (edited.image_id, source.image_id):
+        assert sd2.store.evict(image_id)
+    again = sd2.run(words())
+    assert again.receipt.macs_computed == 0
+    assert torch.equal(again.pixels, edited.pixels)
+
+
+def test_where_rows_find_no_room_the_source_is_not_drawn_for_them(sd2):
+    sd2.store = Store(0)
+    sd2.generate(PROMPT)
+    assert "source" not in sd2.run(words()).receipt.seconds
