@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from weakref import ref
 
@@ -65,11 +67,22 @@ class Movement:
         if self._disk is not None and self._disk.is_on:
             self.mover.put(("write", recording_id), partial(self._write, recording_id))
 
-    def forgotten(self, recording_id: str) -> None:
-        """Its name is gone, at once; its rows' file soon, if nobody reads from it. Under the lock."""
-        if self._disk is not None:
+    def knows(self, recording_id: str) -> bool:
+        """Whether there is such a recording, or its file still is."""
+        return recording_id in self._entries or (self._disk is not None and core_name(recording_id) in self._disk)
+
+    @contextmanager
+    def forgetting(self, recording_id: str) -> Iterator[None]:
+        """Its name is gone from the disk, too, when this ends: also a process that is killed then has forgotten it.
+
+        Not under the lock: it waits for the disk. Its rows' file is removed soon, if nobody reads from it.
+        """
+        if self._disk is None:
+            yield
+            return
+        with self._disk.naming:
+            yield
             self._disk.remove(core_name(recording_id))
-            self.sweep()
 
     def sweep(self) -> None:
         """Files that nobody needs are removed soon."""
@@ -128,7 +141,7 @@ class Movement:
             return True
         if not disk.prepare(name, meta, sections):
             return False
-        with self._lock:  # nobody deletes it between the question and the answer
+        with disk.naming:  # nobody deletes it between the question and the answer
             if self._entries.get(recording_id) is not entry:
                 disk.discard(name)
                 return True

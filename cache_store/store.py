@@ -145,8 +145,13 @@ class Store:
             return recording
 
     def delete(self, recording_id: str) -> bool:
-        """Forgets a recording; whether there was one. Who has it open, and its children, keep what they need."""
-        with self._lock:
+        """Forgets a recording, and waits for the disk to do so; whether there was one.
+
+        Who has it open, and its children, keep what they need.
+        """
+        if not self._movement.knows(recording_id):
+            return False
+        with self._movement.forgetting(recording_id), self._lock:
             return self._forget(recording_id)
 
     def evict(self, recording_id: str) -> bool:
@@ -244,7 +249,7 @@ class Store:
             return False
         self._on_lost(recording_id)
         del self._entries[recording_id]
-        self._movement.forgotten(recording_id)
+        self._movement.sweep()
         return True
 
     def _forget_oldest(self) -> None:

@@ -67,8 +67,11 @@ class Disk:
         self._retry_seconds = retry_seconds
         self._max_retry_seconds = max_retry_seconds
         self._system = system
+        self.naming = (
+            threading.RLock()
+        )  # who publishes, or must know that none is published now; it waits for the system
         self._sizes: dict[str, int] = {}  # bytes, by name
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of these; never held while the system is asked
         self._unlock: weakref.finalize[Any, Any] | None = None
 
     @property
@@ -120,12 +123,13 @@ class Disk:
         return False
 
     def publish(self, name: str) -> StoredFile | None:
-        """What was prepared is there, and replaces what was there; None where that did not work. Quick."""
-        with self._guarded(), contextlib.suppress(DamagedError), self._lock:
+        """What was prepared is there, and replaces what was there; None where that did not work."""
+        with self._guarded(), contextlib.suppress(DamagedError), self.naming:
             if self.is_started:  # else the directory may be another's by now
                 self._system.rename(str(self.path(name + PART)), str(self.path(name)))
                 file = StoredFile(self.path(name))
-                self._sizes[name] = file.num_bytes
+                with self._lock:
+                    self._sizes[name] = file.num_bytes
                 return file
         self.discard(name)
         return None
@@ -174,7 +178,7 @@ class Disk:
 
     def close(self) -> None:
         """Another process may have the directory."""
-        with self._lock:
+        with self.naming, self._lock:
             self.is_on = self.is_started = False
             self._sizes.clear()
             if self._unlock is not None:

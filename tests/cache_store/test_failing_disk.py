@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,89 @@ def test_what_is_deleted_while_it_is_written_leaves_no_file(archive_of, disk_of,
     assert system.renamed == []  # killed at any time, it would not be back
     assert files() == []
     assert archive.store.num_bytes == 0
+
+
+class Stuck:
+    """A system of which one call does not return before it may."""
+
+    def __init__(self, call):
+        self.call = call
+        self.begun, self.may_end = threading.Event(), threading.Event()
+        self.num_ended = 0
+
+    def __getattr__(self, call):
+        def function(*arguments):
+            if call == self.call:
+                self.begun.set()
+                self.may_end.wait(GUARD_SECONDS)
+                self.num_ended += 1
+            return getattr(os, call)(*arguments)
+
+        return function
+
+
+def goes_on(archive, system):
+    """Whatever needs no disk, while that does not answer."""
+    assert system.begun.wait(GUARD_SECONDS)
+    archive.check("a")
+    archive.record("c", "a", [1])
+    archive.check("c")
+    assert archive.store.open("unknown") is None
+    assert archive.store.counts()["recordings"]
+    assert archive.store.evict("c")
+    assert system.num_ended == 0
+
+
+def test_a_disk_that_does_not_rename_stops_nobody(archive_of, disk_of):
+    system = Stuck("rename")
+    archive = archive_of(disk=disk_of(system=system))
+    archive.record("a")
+    goes_on(archive, system)
+    system.may_end.set()
+    assert archive.settle().ids() == ["a", "c"]
+
+
+def test_a_disk_that_does_not_unlink_stops_only_who_deletes(archive_of, disk_of, files):
+    system = Stuck("unlink")
+    archive = archive_of(disk=disk_of(system=system))
+    archive.record("a")
+    archive.record("b")
+    archive.settle()
+    with ThreadPoolExecutor(1) as pool:
+        deleting = pool.submit(archive.store.delete, "b")
+        goes_on(archive, system)
+        assert archive.store.open("b") is None
+        assert not deleting.done()
+        system.may_end.set()
+        assert deleting.result(GUARD_SECONDS)
+    assert "b.core" not in files()
+
+
+def test_who_is_forgotten_for_others_waits_for_no_disk(archive_of, disk_of, files):
+    system = Stuck("unlink")
+    archive = archive_of(disk=disk_of(system=system), max_recordings=2)
+    for name in "ba":
+        archive.record(name)
+    archive.settle()
+    archive.record("new")  # for which b is forgotten
+    goes_on(archive, system)
+    system.may_end.set()
+    archive.settle()
+    assert "b.core" not in files()
+
+
+def test_who_is_forgotten_and_then_deleted_is_gone_from_the_disk_at_once(archive_of, disk_of, files):
+    system = Slow()
+    archive = archive_of(disk=disk_of(system=system), max_recordings=1)
+    system.may_end.set()
+    archive.record("a")
+    archive.settle()
+    system.may_end.clear()
+    archive.record("b")  # for which a is forgotten; the thread is busy
+    assert "a.core" in files()
+    assert not archive.store.delete("a")
+    assert "a.core" not in files()
+    system.may_end.set()
 
 
 def test_a_cancelled_draft_leaves_no_file(stored, files):
