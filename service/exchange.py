@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.jobs import Cancelled, Ending, Event, Failed, Job, Receipt
+from service.jobs import Cancelled, Ending, Failed, Job, Numbered, Receipt
 
 CLIENT_GONE = 499  # nginx's number: the client did not wait for its answer
 PROBES = {"/healthz", "/readyz", "/metrics"}  # asked every few seconds, by machines
@@ -76,24 +76,31 @@ class Exchange:
         """Of the jobs that ended well."""
         return [run.ending for run in self.runs if isinstance(run.ending, Receipt)]
 
-    async def follow(self, job: Job, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-        """The events of a job of this request, `Worker.submit`'s, and a note of its end: who leaves them cancels it."""
-        run = Run(job, self.clock())
-        self.runs.append(run)
-        ending: Ending = Cancelled()
+    async def follow(
+        self, jobs: Sequence[Job], events: AsyncGenerator[Numbered, None]
+    ) -> AsyncGenerator[Numbered, None]:
+        """The events of this request's jobs, `Worker.submit`'s, and a note of their ends: who leaves cancels them."""
+        runs = [Run(job, self.clock()) for job in jobs]
+        self.runs += runs
+        ending: Ending = Cancelled()  # of those of which none is told
         try:
             async with aclosing(events):
-                async for event in events:
+                async for number, event in events:
                     if isinstance(event, Ending):
-                        ending = event
-                    yield event
-        except Exception as error:  # whatever ends a job is noted, and goes on its way
+                        self._note(runs[number], event)
+                    yield number, event
+        except Exception as error:  # whatever ends jobs is noted, and goes on its way
             ending = Failed(error)
             raise
         finally:
-            run.ending = ending
-            for hear in self.on_job:
-                hear(run)
+            for run in runs:
+                if run.ending is None:
+                    self._note(run, ending)
+
+    def _note(self, run: Run, ending: Ending) -> None:
+        run.ending = ending
+        for hear in self.on_job:
+            hear(run)
 
 
 class Exchanges:

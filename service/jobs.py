@@ -222,6 +222,7 @@ class Cancelled:
 
 Event = Accepted | MaskFound | Preview | ImageReady | Receipt | Failed | Cancelled
 Ending = Receipt | Failed | Cancelled  # after one of these nothing comes
+Numbered = tuple[int, Event]  # of the jobs of one request: which it is, and what it tells
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from service.api.description import documented
 from service.api.draining import Drain
-from service.batching.batcher import State, check_ready
+from service.batching.states import HOPELESS, State, check_ready
 from service.workers import Worker
 
 router = APIRouter(tags=["service"])
@@ -23,7 +23,7 @@ class Health(BaseModel):
 async def healthz(request: Request) -> Health:
     """Whether this process is of any use: 503 when only a restart would help."""
     state = _state(request)
-    if state == "dead":
+    if state in HOPELESS:
         check_ready(state)
     return Health(state=state)
 

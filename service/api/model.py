@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from service.api.description import GATED, documented
 from service.api.gates import GatedRoute, bearer
-from service.batching.batcher import check_ready
+from service.batching.states import check_ready
 from service.errors import NotReadyError
 from service.jobs import SAMPLERS, Sampler
 from service.workers import Card, Worker

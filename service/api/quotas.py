@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from service.errors import LimitError
+from service.errors import InputError, LimitError
 
 FIRST_GUESS_SECONDS = 10.0  # of a job, before one of this key has ended
 NEW_JOB_WEIGHT = 0.2  # of the newest job in the running mean
@@ -45,25 +45,32 @@ class Quotas:
             raise LimitError((1 - use.tokens) / per_second, reason)
         use.tokens -= 1
 
-    def most_jobs(self, tenant: str) -> int | None:
-        """What it may run at a time; None is no limit."""
-        return self._jobs if tenant and self._jobs else None
-
     @contextmanager
-    def job(self, tenant: str) -> Iterator[None]:
-        """A job while it runs. LimitError says when the earliest of this key's others has probably ended."""
+    def jobs(self, tenant: str, num_jobs: int) -> Iterator[None]:
+        """So many of one request, while they run. LimitError says when enough of this key's others have probably ended.
+
+        Raises:
+            LimitError: they are too many beside the others.
+            InputError: they are too many by themselves.
+        """
         if not tenant or not self._jobs:
             yield
             return
         use, now = self._use(tenant), self._clock()
-        if len(use.begun) >= self._jobs:
-            left = use.mean_seconds - (now - use.begun[0])
+        if num_jobs > self._jobs:
+            raise InputError(
+                "n", f"must be at most {self._jobs}, the jobs that a key may run at a time, got {num_jobs}"
+            )
+        num_over = len(use.begun) + num_jobs - self._jobs
+        if num_over > 0:
+            left = use.mean_seconds - (now - use.begun[num_over - 1])
             raise LimitError(max(1.0, left), f"this key may run {self._jobs} jobs at a time")
-        use.begun.append(now)
+        use.begun += [now] * num_jobs
         try:
             yield
         finally:
-            use.begun.remove(now)
+            for _ in range(num_jobs):
+                use.begun.remove(now)
             use.mean_seconds += NEW_JOB_WEIGHT * (self._clock() - now - use.mean_seconds)
 
     def _use(self, tenant: str) -> _Use:

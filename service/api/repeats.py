@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from service.errors import InputError, RepeatedError
-from service.jobs import Event, ImageReady, MaskFound, Preview, Receipt
+from service.jobs import Event, ImageReady, MaskFound, Numbered, Preview, Receipt
 
 HEADER = "Idempotency-Key"
 HOUR = 3600.0  # seconds
@@ -21,7 +21,8 @@ class _Answer:
     """What a request was told, or will be."""
 
     said: str  # digest of what was asked
-    events: list[Event] = field(default_factory=list)
+    num_left: int  # of its jobs, that have not ended
+    events: list[Numbered] = field(default_factory=list)
     num_bytes: int = 0
     until: float | None = None  # None while it runs
 
@@ -39,29 +40,29 @@ class Repeats:
         self._answers: dict[tuple[str, str], _Answer] = {}
 
     async def once(
-        self, tenant: str, key: str, said: str, begin: Callable[[], AsyncGenerator[Event, None]]
-    ) -> AsyncGenerator[Event, None]:
-        """The events of the job that `begin` begins, or again those of the one that had this key; previews are not.
+        self, tenant: str, key: str, said: str, begin: Callable[[], AsyncGenerator[Numbered, None]], num_jobs: int = 1
+    ) -> AsyncGenerator[Numbered, None]:
+        """The events of the jobs that `begin` begins, or again those of the ones that had this key; previews are not.
 
         `said` stands for all that was asked.
 
         Raises:
-            RepeatedError: that one still runs.
-            InputError: it was asked for something else.
+            RepeatedError: those still run.
+            InputError: they were asked for something else.
         """
         self._forget_old()
         name, digest = (tenant, key), hashlib.sha256(said.encode()).hexdigest()
         if (answer := self._answers.get(name)) is not None:
             _check_same(answer, digest)
-            for event in answer.events:
-                yield event
+            for told in answer.events:
+                yield told
             return
-        self._answers[name] = answer = _Answer(digest)
+        self._answers[name] = answer = _Answer(digest, num_jobs)
         try:
             async with aclosing(begin()) as events:
-                async for event in events:
-                    self._note(answer, event)
-                    yield event
+                async for told in events:
+                    self._note(answer, told)
+                    yield told
         finally:
             if answer.until is None:
                 del self._answers[name]
@@ -71,12 +72,14 @@ class Repeats:
         """A deleted picture is told to nobody."""
         self._answers = {name: answer for name, answer in self._answers.items() if not _tells(answer, image_id)}
 
-    def _note(self, answer: _Answer, event: Event) -> None:
+    def _note(self, answer: _Answer, told: Numbered) -> None:
+        _, event = told
         if isinstance(event, Preview):
             return
-        answer.events.append(event)
+        answer.events.append(told)
         answer.num_bytes += _num_bytes(event)
-        if isinstance(event, Receipt):  # nothing comes after it
+        answer.num_left -= isinstance(event, Receipt)
+        if not answer.num_left:  # nothing comes after it
             answer.until = self._clock() + self._seconds
 
     def _forget_old(self) -> None:
@@ -102,7 +105,7 @@ def _check_same(answer: _Answer, digest: str) -> None:
 
 
 def _tells(answer: _Answer, image_id: str) -> bool:
-    return any(isinstance(event, Receipt) and event.image_id == image_id for event in answer.events)
+    return any(isinstance(event, Receipt) and event.image_id == image_id for _, event in answer.events)
 
 
 def _num_bytes(event: Event) -> int:

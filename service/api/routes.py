@@ -19,7 +19,7 @@ from service.api.running import events_of, unless_gone
 from service.api.schemas import Answer, EditRequest, GenerateRequest
 from service.api.streams import HEADERS, MEDIA_TYPE, EventStream, Frames, frame
 from service.exchange import CLIENT_GONE
-from service.jobs import Event, Job, Outcome
+from service.jobs import Job, Numbered, Outcome
 
 STREAM = """event: accepted
 data: {"image_id": "9c1e", "source_id": "6f1d", "num_inference_steps": 20}
@@ -76,7 +76,7 @@ async def edit(body: EditRequest, request: Request, key: Key = None) -> Any:  # 
 
 async def _answer(request: Request, body: GenerateRequest | EditRequest, job: Job) -> Any:
     """Run a job to its end, unless the client goes away first: then the job is cancelled."""
-    events = events_of(request, job, f"{request.url.path} {body.model_dump_json()}")
+    events = events_of(request, [job], f"{request.url.path} {body.model_dump_json()}")
     if body.stream:
         send_seconds: float = request.app.state.send_seconds
         return EventStream(_frames(job, events), partial(_error_frame, request), send_seconds=send_seconds)
@@ -84,15 +84,15 @@ async def _answer(request: Request, body: GenerateRequest | EditRequest, job: Jo
     return answer or Response(status_code=CLIENT_GONE)
 
 
-async def _folded(job: Job, events: AsyncGenerator[Event, None]) -> Answer:
+async def _folded(job: Job, events: AsyncGenerator[Numbered, None]) -> Answer:
     async with aclosing(events):
-        outcome = Outcome.of([event async for event in events])
+        outcome = Outcome.of([event async for _, event in events])
     return await asyncio.to_thread(answer_of, job, outcome)
 
 
-async def _frames(job: Job, events: AsyncGenerator[Event, None]) -> Frames:
+async def _frames(job: Job, events: AsyncGenerator[Numbered, None]) -> Frames:
     async with aclosing(events):
-        async for event in events:
+        async for _, event in events:
             yield await asyncio.to_thread(frame_of, job, event)
 
 

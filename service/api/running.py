@@ -1,9 +1,9 @@
-"""One job, run for one request."""
+"""The jobs of one request, run for it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -14,47 +14,46 @@ from service.api.draining import Drain
 from service.api.quotas import Quotas
 from service.api.repeats import HEADER, Repeats
 from service.errors import JobFailedError
-from service.jobs import Cancelled, Event, Failed, Job
+from service.jobs import Cancelled, Failed, Job, Numbered
 from service.workers import Worker
 
 T = TypeVar("T")
 
 
-async def events_of(request: Request, job: Job, said: str, number: int = 0) -> AsyncGenerator[Event, None]:
-    """What the job tells, up to its receipt; closing the generator cancels the job at its next step.
+async def events_of(request: Request, jobs: Sequence[Job], said: str) -> AsyncGenerator[Numbered, None]:
+    """What the jobs tell, up to their receipts; closing the generator cancels them at their next step.
 
-    `said` stands for all that was asked: where the request has an Idempotency-Key, and the same was asked with it
-    before, it is told again what came of that, and no job is run. `number` is the job's among those of the request.
-    The job's tenant is the request's.
+    All are taken, or none; when one fails, so does the request. Their tenant is the request's. `said` stands for all
+    that was asked: where the request has an Idempotency-Key, and the same was asked with it before, it is told again
+    what came of that, and no job is run.
 
     Raises:
-        RetouchError: the job was not taken, or it failed.
+        RetouchError: the jobs were not taken, or one failed.
     """
-    key = request.headers.get(HEADER)
+    key, tenant = request.headers.get(HEADER), request.state.tenant
     if key is None:
-        events = _run(request, job)
+        events = _run(request, tenant, jobs)
     else:
         repeats: Repeats = request.app.state.repeats
-        own = f"{key}\n{number}" if number else key  # no header has line ends in it
-        events = repeats.once(job.tenant, own, said, lambda: _run(request, job))
+        events = repeats.once(tenant, key, said, lambda: _run(request, tenant, jobs), len(jobs))
     async with aclosing(events):
-        async for event in events:
-            yield event
+        async for told in events:
+            yield told
 
 
-async def _run(request: Request, job: Job) -> AsyncGenerator[Event, None]:
+async def _run(request: Request, tenant: str, jobs: Sequence[Job]) -> AsyncGenerator[Numbered, None]:
     worker: Worker = request.app.state.worker
     drain: Drain = request.app.state.drain
     quotas: Quotas = request.app.state.gate.quotas
-    with drain.job(), quotas.job(job.tenant):
-        async with aclosing(request.state.exchange.follow(job, worker.submit(job))) as events:
-            async for event in events:
+    with drain.job(), quotas.jobs(tenant, len(jobs)):
+        async with aclosing(request.state.exchange.follow(jobs, worker.submit(jobs))) as events:
+            async for number, event in events:
                 match event:
                     case Failed():
                         raise event.error
                     case Cancelled():
                         raise JobFailedError("the job was stopped before its end")
-                yield event
+                yield number, event
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:

@@ -4,6 +4,10 @@ Any thread may submit and cancel; one thread opens the model, steps the runner a
 that thread, each job that was taken gets its last event: nothing ever waits on a dead thread. Another one is started in
 its place, which opens the model again, after a pause that grows while no job gets done; only if the model cannot be
 opened so often that waiting does not mend it, the batcher is dead for good.
+
+A second thread watches the first: a step may take long, or never end. It tells jobs when their deadline is over, and
+when a step has taken too long, that the device hangs: then all jobs fail, and none is taken until that step ends.
+No thread can be stopped from outside, so only a restart of the process mends a device that hangs for good.
 """
 
 from __future__ import annotations
@@ -11,27 +15,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 from service.batching.costs import Outlook
+from service.batching.desk import Desk, Order
 from service.batching.foresight import Foresight
-from service.batching.ledger import Deliver, Ledger, Ticket
+from service.batching.ledger import Ledger
 from service.batching.numbers import Numbers
 from service.batching.runner import Runner
-from service.errors import DeadlineError, JobFailedError, NotReadyError, RetouchError
-from service.jobs import Cancelled, Event, Failed, Job, Receipt
+from service.batching.states import State
+from service.errors import JobFailedError, NotReadyError, RetouchError
+from service.jobs import Cancelled, Job, Receipt
 
 log = logging.getLogger(__name__)
 
-State = Literal["loading", "ready", "restarting", "draining", "dead"]
 Pause = Callable[[threading.Event, float], object]  # so many seconds, or until the batcher is closed
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 MOST_OPENINGS = 5  # that fail in a row
-CLOSE_SECONDS = 120.0  # a step of a large network on a CPU takes a minute
+WATCH_SECONDS = 0.5  # from one look at the device thread to the next
+STEP_SECONDS = 300.0  # a step of a large network on a CPU takes a minute
+CLOSE_SECONDS = 120.0
 
 
 class Batcher:
@@ -43,35 +48,37 @@ class Batcher:
         *,
         max_jobs: int,
         running_jobs: int,
+        step_seconds: float = STEP_SECONDS,
         pause: Pause = threading.Event.wait,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`open_runner` is called in the device thread, in each new one: loading a model blocks nobody."""
+        """`open_runner` is called in the device thread, in each new one: loading a model blocks nobody.
+
+        A device whose step takes longer than `step_seconds` hangs.
+        """
         self._open_runner = open_runner
+        self._step_seconds = step_seconds
         self._pause = pause
         self._clock = clock
-        self._changed = threading.Condition()  # guards all below
+        self._desk = Desk(Ledger(max_jobs, running_jobs), clock)
         self._closing = threading.Event()
-        self._state: State = "loading"
-        self._ledger = Ledger(max_jobs, running_jobs)
-        self._arrived: list[str] = []
-        self._cancelled: list[str] = []
         self._foresight: Foresight | None = None
+        self._open_seconds = 0.0  # that the last opening took
         self._num_deaths = 0  # since a job was done
         self._num_failures = 0  # to open the model, in a row
-        with self._changed:  # it may die, and another be in its place, before it is noted here
+        self._lives = threading.Lock()  # a thread may die, and another be in its place, before it is noted
+        with self._lives:
             self._thread = self._begin()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     @property
     def state(self) -> State:
-        """loading, ready, restarting (the thread died, another opens the model), draining (no new jobs), dead."""
-        return self._state
+        """loading, ready, restarting (the thread died, another opens the model), hung, draining (no new jobs), dead."""
+        return self._desk.state
 
     def wait_opened(self) -> State:
         """The state after loading; blocks until then."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._state not in {"loading", "restarting"})
-            return self._state
+        return self._desk.wait_while({"loading", "restarting"})
 
     def foresee(self, job: Job) -> Outlook | None:
         """What a job will ask of the network, for `submit`; None where that cannot be told. It may wait for the disk.
@@ -79,10 +86,8 @@ class Batcher:
         Raises:
             NotReadyError, BusyError: as `submit`, where no job at all would be taken.
         """
-        with self._changed:
-            check_ready(self._state)
-            self._ledger.check_room(self._clock())
-            foresight = self._foresight
+        self._desk.check()
+        foresight = self._foresight
         if foresight is None:
             return None
         try:
@@ -93,48 +98,44 @@ class Batcher:
             log.exception("a job's cost could not be told")
             return None
 
-    def submit(self, job: Job, deliver: Deliver, outlook: Outlook | None = None) -> str:
-        """Take a job; its events go to `deliver`, the last one is an `Ending`. Returns the job's id.
-
-        `outlook` is what `foresee` said; a job without is taken for an average one.
+    def submit(self, orders: Sequence[Order]) -> list[str]:
+        """Take the jobs of one request, all or none. Returns their ids.
 
         Raises:
-            NotReadyError: the model is loading, the service is shutting down, or the device thread has died.
-            BusyError: the queue is full, or the deadline of this job, or by it that of another, could not be kept.
+            NotReadyError: the model is loading, the service is shutting down, or the device thread has died or hangs.
+            BusyError: the queue is full, or the deadline of these jobs, or by them that of another, could not be kept.
+            InputError: they are more than are taken at a time.
         """
-        with self._changed:
-            check_ready(self._state)
-            job_id = uuid.uuid4().hex
-            self._ledger.take(job_id, Ticket(job, deliver, self._clock(), outlook))
-            self._arrived.append(job_id)
-            self._changed.notify_all()
-            return job_id
+        return self._desk.take(orders)
 
     def cancel(self, job_id: str) -> None:
         """Stop a job at its next step; its last event is Cancelled. Nothing happens if it has ended."""
-        with self._changed:
-            if job_id in self._ledger.tickets:
-                self._cancelled.append(job_id)
-                self._changed.notify_all()
+        self._desk.cancel(job_id)
 
     def numbers(self) -> Numbers:
         """What was done so far, and what is to be done."""
-        with self._changed:
-            return self._ledger.numbers()
+        return self._desk.numbers()
 
     def close(self, deadline_seconds: float = CLOSE_SECONDS) -> None:
         """Take no more jobs, fail the taken ones at their next step, and join the thread, unless its device hangs."""
-        with self._changed:
-            if self._state != "dead":
-                self._state = "draining"
-            self._closing.set()
-            self._changed.notify_all()
+        self._closing.set()
+        self._desk.become("draining")
         joined = None
         while joined is not self._thread:  # one that died may have begun another just before
             joined = self._thread
             joined.join(deadline_seconds)
         if joined.is_alive():
             log.error("the device has not ended its step within %g s, and is left to it", deadline_seconds)
+            self._end("dead", NotReadyError("the service was shut down before the job was done"))
+
+    def look(self) -> None:
+        """See how the device does: whose deadline is over hears so while its step lasts, and all if it hangs."""
+        self._desk.end_late()
+        self._desk.end_hung(self._step_seconds)
+
+    def _watch(self) -> None:
+        while not self._closing.wait(WATCH_SECONDS):
+            self.look()
 
     def _begin(self, pause_seconds: float = 0.0) -> threading.Thread:
         thread = threading.Thread(target=self._main, args=(pause_seconds,), name="device", daemon=True)
@@ -153,102 +154,70 @@ class Batcher:
             self._died(error)
 
     def _open(self) -> Runner:
-        with self._changed:
-            self._num_failures += 1
+        begin = self._clock()
+        self._num_failures += 1
         runner = self._open_runner()
-        with self._changed:
-            self._num_failures = 0
-            self._foresight = runner.foresight
-            if self._foresight:
-                self._ledger.costs = self._ledger.costs.on(self._foresight.device)
-            if not self._closing.is_set():
-                self._state = "ready"
-            self._changed.notify_all()
+        self._num_failures = 0
+        self._open_seconds = self._clock() - begin
+        self._foresight = runner.foresight
+        if self._foresight:
+            self._desk.runs_on(self._foresight.device)
+        self._desk.become("ready")
         return runner
 
     def _died(self, error: BaseException) -> None:
         """Another thread is begun, unless that is of no use: the batcher is closed, or the model cannot be opened."""
-        with self._changed:
-            self._foresight = None  # it holds the model, which is to be opened again
-            self._num_deaths += 1
-            is_named = self._num_failures > 0 and isinstance(error, RetouchError)  # waiting does not mend it
-            is_final = self._closing.is_set() or is_named or self._num_failures >= MOST_OPENINGS
+        self._foresight = None  # it holds the model, which is to be opened again
+        self._num_deaths += 1
+        is_named = self._num_failures > 0 and isinstance(error, RetouchError)  # waiting does not mend it
         failure = JobFailedError("the device thread died; the log has the traceback")
-        self._end("dead" if is_final else "restarting", failure)
-        with self._changed:
-            if is_final:
-                return
-            self._ledger.restarted()
-            pause_seconds = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self._num_deaths - 1))
-            log.warning("the device thread starts again in %.0f s", pause_seconds)
+        if self._closing.is_set() or is_named or self._num_failures >= MOST_OPENINGS:
+            self._end("dead", failure)
+            return
+        pause_seconds = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self._num_deaths - 1))
+        self._end("restarting", failure, ready_in_seconds=pause_seconds + self._open_seconds)
+        self._desk.restarted()
+        log.warning("the device thread starts again in %.0f s", pause_seconds)
+        with self._lives:
             try:
                 self._thread = self._begin(pause_seconds)
             except RuntimeError:  # the system has no thread left for us
                 log.critical("no device thread can be started", exc_info=True)
-                self._state = "dead"
+                self._end("dead", failure)
 
     def _serve(self, runner: Runner) -> None:
         """Step until the batcher is closed."""
         try:
             while self._exchange(runner):
-                events = runner.step()
-                if runner.num_images:
-                    with self._changed:
-                        self._ledger.stepped(runner.num_images)
-                for job_id, event in events:
-                    self._deliver(job_id, event)
+                self._step(runner)
         finally:
             runner.close()
 
-    def _exchange(self, runner: Runner) -> bool:
-        """Take over new jobs, end cancelled and late ones; sleeps while there is nothing to do. False: time to end."""
-        with self._changed:
-            while runner.idle and not self._arrived and not self._cancelled and not self._closing.is_set():
-                self._changed.wait()
-            now = self._clock()
-            arrived, self._arrived = self._arrived, []
-            cancelled, self._cancelled = self._cancelled, []
-            tickets = {job_id: self._ledger.tickets[job_id] for job_id in arrived}
-            late = {job_id: self._ledger.tickets[job_id] for job_id in self._ledger.overdue(now)}
-        for job_id, ticket in tickets.items():
-            runner.add(job_id, ticket.job, waited_seconds=now - ticket.since, usage=ticket.usage)
-        for job_id in cancelled:
-            if runner.cancel(job_id):
-                self._deliver(job_id, Cancelled())
-        for job_id, ticket in late.items():
-            if runner.cancel(job_id):
-                self._deliver(job_id, Failed(DeadlineError(ticket.job.deadline_seconds or 0.0)))
-        return not self._closing.is_set()
-
-    def _deliver(self, job_id: str, event: Event) -> None:
-        with self._changed:
-            ticket, told = self._ledger.tell(job_id, event, self._clock())
+    def _step(self, runner: Runner) -> None:
+        events, num_images = [], 0
+        self._desk.step_begins()
+        try:
+            events, num_images = runner.step(), runner.num_images
+        finally:
+            self._desk.step_ended(num_images)
+        for job_id, event in events:
             if isinstance(event, Receipt):
                 self._num_deaths = 0
-        try:
-            ticket.deliver(told)
-        except Exception:  # whatever a listener raises is its own: it hears no more, and the thread lives
-            log.exception("job %s could not deliver %s", job_id, type(event).__name__)
-            self.cancel(job_id)
+            self._desk.tell(job_id, event)
 
-    def _end(self, state: State, error: Exception) -> None:
+    def _exchange(self, runner: Runner) -> bool:
+        """Take over new jobs, end cancelled and late ones; sleeps while there is nothing to do. False: time to end."""
+        self._desk.end_late()
+        arrivals = self._desk.collect(waits=runner.idle, closing=self._closing)
+        now = self._clock()
+        for job_id, ticket in arrivals.jobs.items():
+            runner.add(job_id, ticket.job, waited_seconds=now - ticket.since, usage=ticket.usage)
+        for job_id in arrivals.cancelled:
+            if runner.cancel(job_id):
+                self._desk.tell(job_id, Cancelled())
+        return not self._closing.is_set()
+
+    def _end(self, state: State, error: Exception, ready_in_seconds: float | None = None) -> None:
         """No job is taken from now on, and each that was taken fails."""
-        with self._changed:
-            self._state = state
-            self._changed.notify_all()
-            self._arrived, self._cancelled = [], []
-            left = list(self._ledger.tickets)
-        for job_id in left:
-            self._deliver(job_id, Failed(error))
-
-
-def check_ready(state: State) -> None:
-    """Raises NotReadyError, with the reason, unless the state is `ready`."""
-    reasons: dict[State, str] = {
-        "loading": "the model is still loading",
-        "restarting": "the device thread has died, and is being started again",
-        "draining": "the service is shutting down",
-        "dead": "the device thread has ended",
-    }
-    if state in reasons:
-        raise NotReadyError(reasons[state])
+        self._desk.become(state, ready_in_seconds=ready_in_seconds)
+        self._desk.end_all(error)

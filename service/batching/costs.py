@@ -1,4 +1,4 @@
-"""How many seconds of the device a job will take, learned from those that are done.
+"""How many seconds of the device a job will take, learned from those before it.
 
     Outlook   how many calls of which size, as far as is known before it runs, or when its mask is known
     Work      what that amounts to: multiplications, calls, bytes
@@ -48,6 +48,10 @@ class Work:
     def times(self, rates: Work) -> float:
         """Seconds, at so many for one of each."""
         return float(sum(amount * rate for amount, rate in zip(astuple(self), astuple(rates), strict=True)))
+
+    def without(self, other: Work) -> Work:
+        """What is left of it beside another."""
+        return Work(*(mine - its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
     def row(self) -> Array:
         """For the fit."""
@@ -129,10 +133,21 @@ class Costs:
         if not usage.num_calls or usage.seconds <= 0:  # it was answered from what is recorded
             return self
         costs = _with_mask(self, outlook, mask, receipt) if outlook and mask else self
-        works = (*costs.works, (_observed(receipt, usage), usage.seconds))[-NUM_REMEMBERED:]
-        rows, seconds = np.stack([work.row() for work, _ in works]), np.array([seconds for _, seconds in works])
-        rates = Work(*fit(rows, seconds, costs.guess.row(), costs.rates.row()).tolist())
-        return replace(costs, works=works, rates=rates, job_seconds=_nearer(costs.job_seconds, usage.seconds))
+        costs = replace(costs, job_seconds=_nearer(costs.job_seconds, usage.seconds))
+        return _with_work(costs, _observed(receipt, usage), usage.seconds)
+
+    def learned_from_part(self, outlook: Outlook | None, usage: Usage) -> Costs:
+        """What one has shown that was stopped, with what was known of it at last.
+
+        Those that are late are stopped, too: who learned only from jobs that are done would take them for the usual.
+        """
+        if not usage.num_calls or usage.seconds <= 0:
+            return self
+        costs = replace(self, job_seconds=_nearer(self.job_seconds, max(self.job_seconds, usage.seconds)))
+        if outlook is None:
+            return costs
+        done = self.work(outlook).without(self.work(outlook.after(usage.num_calls)))
+        return _with_work(costs, done, usage.seconds)
 
     def _edit_macs(self, outlook: Outlook) -> float:
         """Of all sparse calls together."""
@@ -143,6 +158,14 @@ class Costs:
         ratio = outlook.edited_ratio + (self.detected_ratio if outlook.detects else 0)
         base, slope = self.shares
         return outlook.edit_calls * outlook.dense_macs * min(1.0, base + slope * ratio)
+
+
+def _with_work(costs: Costs, work: Work, seconds: float) -> Costs:
+    """Rates that hold for this, too."""
+    works = (*costs.works, (work, seconds))[-NUM_REMEMBERED:]
+    rows, all_seconds = np.stack([one.row() for one, _ in works]), np.array([seconds for _, seconds in works])
+    rates = Work(*fit(rows, all_seconds, costs.guess.row(), costs.rates.row()).tolist())
+    return replace(costs, works=works, rates=rates)
 
 
 def _with_mask(costs: Costs, outlook: Outlook, mask: MaskFound, receipt: Receipt) -> Costs:

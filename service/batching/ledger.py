@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from service.batching.admission import (
     FIRST_CAUTION,
     Claim,
-    is_in_time,
+    ends,
+    is_promised,
     learned,
     seconds_until_free,
-    seconds_until_taken,
+    weigh,
 )
 from service.batching.costs import Costs, Outlook
 from service.batching.numbers import End, Numbers
 from service.batching.usage import Usage
-from service.errors import BusyError, DeadlineError
+from service.errors import BusyError, DeadlineError, InputError
 from service.jobs import EditJob, Ending, Event, Failed, Job, MaskFound, Receipt
 
 PROMISED = 0.9  # of a deadline: the rest is for what is not the device's, the request's way and the answer's
 
-Deliver = Callable[[Event], None]  # called in the device thread; must not block
+Deliver = Callable[[Event], None]  # called in a thread of the batcher; must not block
 
 
 @dataclass
@@ -36,7 +37,8 @@ class Ticket:
     mask: MaskFound | None = None
     mask_calls: int = 0  # after so many it was found
     predicted_seconds: float | None = None  # of the device, when it was taken; None: it could not be told
-    is_promised: bool = False  # in time
+    share: float = 0.0  # of the device, that its deadline asked for then
+    promised_at: float | None = None  # the caution at which it was promised in time; None: it was not
     usage: Usage = field(default_factory=Usage)
 
     @property
@@ -51,12 +53,18 @@ class Ticket:
             return self.outlook
         return self.outlook.found(self.mask, self.mask_calls)
 
+    @property
+    def own(self) -> Outlook | None:
+        """The same of those that it makes; a dry run those that detect."""
+        known = self.known
+        return known.detection if known and self.is_dry else known
+
     def left_seconds(self, costs: Costs) -> float:
         """Of the device, until it is done."""
-        known = self.known
-        if known is None:
+        own = self.own
+        if own is None:
             return costs.seconds(None, self.usage.seconds)
-        return costs.seconds((known.detection if self.is_dry else known).after(self.usage.num_calls))
+        return costs.seconds(own.after(self.usage.num_calls))
 
     def left_deadline(self, now: float, part: float = 1.0) -> float | None:
         """Seconds until its deadline, or this part of it, is over."""
@@ -64,7 +72,8 @@ class Ticket:
 
     def claim(self, costs: Costs, now: float) -> Claim:
         """As admission sees it."""
-        return Claim(self.left_seconds(costs), self.left_deadline(now, PROMISED), self.left_deadline(now))
+        deadlines = self.left_deadline(now, PROMISED), self.left_deadline(now)
+        return Claim(self.left_seconds(costs), *deadlines, self.share, self.job.tenant)
 
 
 class Ledger:
@@ -83,41 +92,61 @@ class Ledger:
         self._num_predicted = 0
         self._error_seconds = 0.0
 
-    def check_room(self, now: float) -> None:
-        """BusyError while as many jobs are here as may be."""
-        if len(self.tickets) >= self._max_jobs:
-            self._refuse(seconds_until_free(self._claims(now), self._running_jobs), "the queue is full")
+    def check_room(self, now: float, num_jobs: int = 1) -> None:
+        """InputError if so many may never be here; BusyError while there is no room for so many."""
+        if num_jobs > self._max_jobs:
+            raise InputError(
+                "n", f"must be at most {self._max_jobs}, the jobs that are taken at a time, got {num_jobs}"
+            )
+        if len(self.tickets) + num_jobs > self._max_jobs:
+            self._refuse(num_jobs, seconds_until_free(self._claims(now), self._running_jobs), "the queue is full")
 
-    def take(self, job_id: str, ticket: Ticket) -> None:
-        """From now on it is here. BusyError if it, or by it another, would be too late."""
-        self.check_room(ticket.since)
-        new, taken = ticket.claim(self.costs, ticket.since), self._claims(ticket.since)
-        wait = seconds_until_taken(new, taken, self._running_jobs, self._caution)
-        if wait is not None:
-            self._refuse(wait, "it would be done too late, or make others late")
-        ticket.is_promised = new.deadline_seconds is not None and is_in_time(new, new.left_seconds * self._caution)
-        ticket.predicted_seconds = None if ticket.outlook is None else new.left_seconds
-        self.tickets[job_id] = ticket
+    def take(self, new: Mapping[str, Ticket], now: float) -> None:
+        """The jobs of one request: all of them are here from now on, or, if one or another would be too late, none.
 
-    def tell(self, job_id: str, event: Event, now: float) -> tuple[Ticket, Event]:
-        """An event of a job; who is to hear of it, and as what."""
-        ticket = self.tickets[job_id]
+        Raises:
+            BusyError, InputError: none is.
+        """
+        self.check_room(now, len(new))
+        claims = [self._reckoned(ticket, now) for ticket in new.values()]
+        taken = list(self.tickets.values())
+        verdict = weigh(claims, self._claims(now), self._running_jobs, self._caution)
+        if verdict.retry_after_seconds is not None:
+            self._refuse(len(new), verdict.retry_after_seconds, "it would be done too late, or make others late")
+        for number in verdict.put_off:
+            taken[number].promised_at = None
+        for ticket, claim, end in zip(new.values(), claims, ends(claims, self._running_jobs), strict=True):
+            if is_promised(claim, end * self._caution):
+                ticket.promised_at = self._caution
+        self.tickets.update(new)
+
+    def tell(self, job_id: str, event: Event, now: float) -> tuple[Ticket, Event] | None:
+        """An event of a job; who is to hear of it, and as what. None: the job has ended before."""
+        ticket = self.tickets.get(job_id)
+        if ticket is None:
+            return None
         if isinstance(event, MaskFound):
             ticket.mask, ticket.mask_calls = event, ticket.usage.num_calls
         if isinstance(event, Receipt):
             event = self._done(ticket, event)
+        elif isinstance(event, Ending):
+            self.costs = self.costs.learned_from_part(ticket.own, ticket.usage)
         if isinstance(event, Ending):
             del self.tickets[job_id]
-            if ticket.is_promised and _has_run(event):
+            if ticket.promised_at is not None and _has_run(event):
                 is_late = (ticket.left_deadline(now, PROMISED) or 0.0) < 0
-                self._caution = learned(self._caution, is_late=is_late)
+                self._caution = learned(self._caution, ticket.promised_at, is_late=is_late)
             self._ended[_end(event)] += 1
         return ticket, event
 
-    def overdue(self, now: float) -> list[str]:
-        """Jobs whose deadline is over."""
-        left = {job_id: ticket.left_deadline(now) for job_id, ticket in self.tickets.items()}
-        return [job_id for job_id, seconds in left.items() if seconds is not None and seconds <= 0]
+    def overdue(self, now: float) -> dict[str, float]:
+        """Jobs whose deadline is over, and how many seconds that was."""
+        late = {}
+        for job_id, ticket in self.tickets.items():
+            left = ticket.left_deadline(now)
+            if left is not None and left <= 0:
+                late[job_id] = ticket.job.deadline_seconds or 0.0
+        return late
 
     def stepped(self, num_images: int) -> None:
         """A network call of so many images was made."""
@@ -143,11 +172,18 @@ class Ledger:
         )
 
     def _claims(self, now: float) -> list[Claim]:
-        tickets = self.tickets.values()
-        return [ticket.claim(self.costs, now) for ticket in tickets]
+        return [ticket.claim(self.costs, now) for ticket in self.tickets.values()]
 
-    def _refuse(self, retry_after_seconds: float, reason: str) -> None:
-        self._num_refused += 1
+    def _reckoned(self, ticket: Ticket, now: float) -> Claim:
+        """What a job that comes will take, and what part of the device its deadline asks for."""
+        claim = ticket.claim(self.costs, now)
+        ticket.predicted_seconds = None if ticket.outlook is None else claim.left_seconds
+        if claim.deadline_seconds:
+            ticket.share = claim.left_seconds / claim.deadline_seconds
+        return ticket.claim(self.costs, now)
+
+    def _refuse(self, num_jobs: int, retry_after_seconds: float, reason: str) -> None:
+        self._num_refused += num_jobs
         raise BusyError(retry_after_seconds, reason)
 
     def _done(self, ticket: Ticket, receipt: Receipt) -> Receipt:

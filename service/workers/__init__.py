@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from service.batching.batcher import State
-from service.jobs import Event, Job, Sampling
+from service.batching.states import State
+from service.jobs import Job, Numbered, Sampling
 from service.workers.numbers import WorkerNumbers
 
 Blob = Literal["image", "edit_mask"]
@@ -51,17 +51,20 @@ class Worker(Protocol):
 
     @property
     def state(self) -> State:
-        """loading, ready, draining (no new jobs), dead (for good)."""
+        """As of `service.batching.states`; ready: jobs are taken."""
 
     def numbers(self) -> WorkerNumbers:
         """What was done so far, and how things are; waits for nothing."""
 
-    def submit(self, job: Job) -> AsyncGenerator[Event, None]:
-        """The job's events, as they come; leaving the iterator early cancels the job at its next step.
+    def submit(self, jobs: Sequence[Job]) -> AsyncGenerator[Numbered, None]:
+        """The events of the jobs of one request, as they come; all of them are taken, or none.
+
+        Leaving the iterator early cancels them at their next step.
 
         Raises:
             NotReadyError: no job is taken at present.
-            BusyError: the queue is full.
+            BusyError: there is no room for them, or not by their deadline.
+            InputError: they are more than are taken at a time.
         """
 
     async def read(self, image_id: str, name: Blob, tenant: str) -> bytes | None:

@@ -10,10 +10,12 @@ from functools import partial
 import torch
 
 from cache_store.store import Store
-from service.batching.batcher import Batcher, State
+from service.batching.batcher import STEP_SECONDS, Batcher
+from service.batching.desk import Order
 from service.batching.foresight import Foresight
 from service.batching.policy import Limits
 from service.batching.runner import Runner
+from service.batching.states import State
 from service.batching.warm_up import warm_up
 from service.engine import editor
 from service.engine.catalog import Catalog
@@ -21,7 +23,7 @@ from service.engine.graphs import CudaRecorder, Graphs
 from service.engine.predict import predict
 from service.engine.sampling import resolve
 from service.engine.weights import Model
-from service.jobs import Ending, Event, Job, SamplingRequest
+from service.jobs import Ending, Job, Numbered, SamplingRequest
 from service.workers import Blob, Card, Lineage
 from service.workers.mailbox import Mailbox
 from service.workers.numbers import WorkerNumbers
@@ -53,19 +55,23 @@ class LocalWorker:
         """As in `Worker`."""
         return self._batcher.state
 
-    async def submit(self, job: Job) -> AsyncGenerator[Event, None]:
+    async def submit(self, jobs: Sequence[Job]) -> AsyncGenerator[Numbered, None]:
         """As in `Worker`."""
         mailbox = Mailbox()
-        outlook = await asyncio.to_thread(self._batcher.foresee, job)
-        job_id = self._batcher.submit(job, mailbox.put, outlook)
+        outlooks = [await asyncio.to_thread(self._batcher.foresee, job) for job in jobs]
+        orders = [
+            Order(job, partial(mailbox.put, number), outlook)
+            for number, (job, outlook) in enumerate(zip(jobs, outlooks, strict=True))
+        ]
+        job_ids, num_left = self._batcher.submit(orders), len(jobs)
         try:
-            while True:
-                event = await mailbox.get()
-                yield event
-                if isinstance(event, Ending):
-                    return
+            while num_left:
+                number, event = await mailbox.get()
+                num_left -= isinstance(event, Ending)
+                yield number, event
         finally:
-            self._batcher.cancel(job_id)
+            for job_id in job_ids:
+                self._batcher.cancel(job_id)
 
     def numbers(self) -> WorkerNumbers:
         """What was done so far, and how things are; waits for nothing."""
@@ -109,6 +115,7 @@ def open_local(
     *,
     queue_jobs: int,
     limits: Limits,
+    step_seconds: float = STEP_SECONDS,
     catalog: Catalog | None = None,
     graph_bytes: int = 0,
     device_cache_bytes: Budget = 0,
@@ -129,6 +136,7 @@ def open_local(
         open_device,
         max_jobs=limits.running_jobs + queue_jobs,
         running_jobs=limits.running_jobs,
+        step_seconds=step_seconds,
     )
     return LocalWorker(batcher, store, catalog, cards)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from cache_store.counts import Labels
 from cache_store.index import Counts
-from service.batching.batcher import State
 from service.batching.numbers import Numbers
+from service.batching.states import State
 
 
 @dataclass(frozen=True)

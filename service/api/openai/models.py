@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from service.api.description import GATED
 from service.api.gates import GatedRoute, bearer
 from service.api.openai.description import documented
-from service.batching.batcher import check_ready
+from service.batching.states import check_ready
 from service.errors import InputError, NotReadyError
 from service.workers import Card, Worker
 

@@ -20,19 +20,17 @@ from service.api.openai.errors import failure_of
 from service.api.openai.forms import read_form
 from service.api.openai.images import UNKNOWN
 from service.api.openai.models import card_of, check_model
-from service.api.openai.runs import together
 from service.api.openai.schemas import GenerationsRequest
 from service.api.openai.streams import frame_of, frames_of, interval
 from service.api.openai.uploads import FILES, Upload
 from service.api.problems import problem_of
-from service.api.quotas import Quotas
 from service.api.routes import Key
 from service.api.running import events_of, unless_gone
 from service.api.schemas import EditRequest, GenerateRequest
 from service.api.streams import EventStream
 from service.errors import InputError
 from service.exchange import CLIENT_GONE
-from service.jobs import Event, Outcome
+from service.jobs import Event, Numbered, Outcome
 from service.workers import Worker
 
 PREFIX = "/v1/"  # of all that OpenAI's clients ask for
@@ -45,7 +43,6 @@ async def generations(body: GenerationsRequest, request: Request, key: Key = Non
     """Draw pictures from a prompt."""
     body.check()
     check_model(request, body.model)
-    _check_number(request, body.n)
     num_steps = 0
     if body.partial_images:
         num_steps = body.num_inference_steps or card_of(request).defaults.num_inference_steps
@@ -79,7 +76,9 @@ async def edits(request: Request, key: Key = None) -> Any:  # noqa: ARG001  # th
 
 async def _answer(request: Request, answers: Answers, natives: Sequence[GenerateRequest | EditRequest]) -> Any:
     """Run the jobs at once, to their end, unless the client goes away first: then they are cancelled."""
-    events = together(await asyncio.to_thread(_begin, request, answers.body.model_dump_json(), natives))
+    jobs = await asyncio.to_thread(lambda: [native.job(request.state.tenant) for native in natives])
+    said = [request.url.path, *(body.model_dump_json() for body in (answers.body, *natives))]
+    events = events_of(request, jobs, " ".join(said))
     if answers.body.stream:
         send_seconds: float = request.app.state.send_seconds
         return EventStream(frames_of(answers, events), partial(_error_frame, request), send_seconds=send_seconds)
@@ -87,32 +86,13 @@ async def _answer(request: Request, answers: Answers, natives: Sequence[Generate
     return answer or Response(status_code=CLIENT_GONE)
 
 
-def _begin(
-    request: Request, body: str, natives: Sequence[GenerateRequest | EditRequest]
-) -> list[AsyncGenerator[Event, None]]:
-    """The events of the jobs, which begin when they are asked for."""
-    said = f"{request.url.path} {body}"
-    return [
-        events_of(request, native.job(request.state.tenant), f"{said} {native.model_dump_json()}", number)
-        for number, native in enumerate(natives)
-    ]
-
-
-async def _folded(answers: Answers, events: AsyncGenerator[tuple[int, Event], None], num_jobs: int) -> Response:
+async def _folded(answers: Answers, events: AsyncGenerator[Numbered, None], num_jobs: int) -> Response:
     told: list[list[Event]] = [[] for _ in range(num_jobs)]
     async with aclosing(events):
         async for number, event in events:
             told[number].append(event)
     content = await asyncio.to_thread(answers.images, [Outcome.of(one) for one in told])
     return Response(content, media_type="application/json")
-
-
-def _check_number(request: Request, num_jobs: int) -> None:
-    """InputError where the key could never run so many at a time."""
-    quotas: Quotas = request.app.state.gate.quotas
-    most = quotas.most_jobs(request.state.tenant)
-    if most is not None and num_jobs > most:
-        raise InputError("n", f"must be at most {most}, the jobs that a key may run at a time, got {num_jobs}")
 
 
 def _error_frame(request: Request, error: Exception) -> bytes:

@@ -12,10 +12,10 @@ from PIL import Image
 from service.api.openai.answers import Answers, Completed, Partial
 from service.api.openai.errors import Failure
 from service.api.streams import Frames, frame
-from service.jobs import Event, ImageReady, Preview, Receipt
+from service.jobs import ImageReady, Numbered, Preview, Receipt
 
 
-async def frames_of(answers: Answers, events: AsyncGenerator[tuple[int, Event], None]) -> Frames:
+async def frames_of(answers: Answers, events: AsyncGenerator[Numbered, None]) -> Frames:
     """What the jobs of a request tell, each event with its job's number; partial images as many as were asked for."""
     num_partials: Counter[int] = Counter()
     images: dict[int, Image.Image] = {}

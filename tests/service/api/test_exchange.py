@@ -116,7 +116,7 @@ async def followed(events, *, take=None):
 
     async def app(scope, receive, send):
         del receive, send
-        following = scope["state"]["exchange"].follow(JOB, events())
+        following = scope["state"]["exchange"].follow([JOB], events())
         number = 0
         async for _ in following:
             number += 1
@@ -131,11 +131,28 @@ async def followed(events, *, take=None):
 
 async def test_a_job_ends_by_its_receipt_once():
     async def events():
-        yield Accepted("id", None, 1)
-        yield Receipt("id")
+        yield 0, Accepted("id", None, 1)
+        yield 0, Receipt("id")
 
     run = await followed(events)
     assert (run.job, run.ending) == (JOB, Receipt("id"))
+
+
+async def test_each_job_of_a_request_has_its_own_end():
+    async def events():
+        yield 1, Receipt("second")
+        raise BusyError(1.0)
+
+    heard = []
+
+    async def app(scope, receive, send):
+        del receive, send
+        async for _ in scope["state"]["exchange"].follow([JOB, JOB, JOB], events()):
+            pass
+
+    with pytest.raises(BusyError):
+        await Exchanges(app, on_end=[], on_job=[heard.append])({"type": "http", "method": "GET"}, None, None)
+    assert [type(run.ending) for run in heard] == [Receipt, Failed, Failed]
 
 
 async def test_who_leaves_a_job_cancels_it():
@@ -143,8 +160,8 @@ async def test_who_leaves_a_job_cancels_it():
 
     async def events():
         try:
-            yield Accepted("id", None, 1)
-            yield Receipt("id")
+            yield 0, Accepted("id", None, 1)
+            yield 0, Receipt("id")
         finally:
             closed.set()
 
@@ -163,7 +180,7 @@ async def test_a_job_that_is_not_taken_has_failed():
 
     async def app(scope, receive, send):
         del receive, send
-        async for _ in scope["state"]["exchange"].follow(JOB, events()):
+        async for _ in scope["state"]["exchange"].follow([JOB], events()):
             pass
 
     with pytest.raises(BusyError):

@@ -106,11 +106,11 @@ class Job:
     async def run(self):
         self.num_runs += 1
         for event in self.events:
-            yield event
+            yield 0, event
 
 
 async def ask(repeats, job, key="one", said="this", tenant=""):
-    return [event async for event in repeats.once(tenant, key, said, job.run)]
+    return [event async for _, event in repeats.once(tenant, key, said, job.run)]
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ async def test_an_answer_that_was_told_to_its_receipt_is_kept(job):
     """A client may close the connection as soon as it has all that it wants."""
     repeats = Repeats(10_000)
     events = repeats.once("", "one", "this", job.run)
-    while not isinstance(await anext(events), Receipt):
+    while not isinstance((await anext(events))[1], Receipt):
         pass
     await events.aclose()
     await ask(repeats, job)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from service.batching.batcher import Batcher
+from service.batching.desk import Order
 from service.batching.policy import Limits
 from service.batching.runner import Chore, Runner
 from service.engine.recording import Format
@@ -114,7 +115,8 @@ def submit() -> Submit:
 
     def submit_to(batcher: Batcher, asked: str | Job = "a", **other: Any) -> tuple[str, Told]:
         told, job = Told(), GenerateJob(asked, **other) if isinstance(asked, str) else asked
-        return batcher.submit(job, told.put, batcher.foresee(job)), told
+        (job_id,) = batcher.submit([Order(job, told.put, batcher.foresee(job))])
+        return job_id, told
 
     return submit_to
 

@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.admission import Claim, ends, learned, seconds_until_free, seconds_until_taken
+from service.batching.admission import Claim, Verdict, ends, gives_way, learned, seconds_until_free, weigh
+
+
+def seconds_until_taken(new, taken, places, caution=1.0):
+    return weigh([new], taken, places, caution).retry_after_seconds
 
 
 def test_jobs_that_run_share_the_device():
@@ -81,19 +85,59 @@ def test_with_caution_jobs_are_taken_as_if_they_took_longer():
     assert seconds_until_taken(Claim(4, 4.5), taken, places=1, caution=1.25) == 8  # too long, with caution
 
 
+def test_a_job_that_asks_for_more_than_half_of_the_device_gives_way():
+    hasty, fair = Claim(4, 5, share=0.8), Claim(4, 7.9, share=0.5)
+    assert weigh([Claim(4.2)], [hasty], places=2) == Verdict(put_off=(0,))
+    assert weigh([Claim(4.2)], [fair], places=2).retry_after_seconds == 4
+    assert weigh([Claim(4.2)], [hasty, Claim(4, 8.5, share=0.47)], places=3).retry_after_seconds == 8
+
+
+def test_what_a_tenant_asks_for_beyond_an_equal_part_gives_way_to_others():
+    greedy = [Claim(4, 10, share=0.4, tenant="ann")] * 2
+    assert weigh([Claim(4, tenant="ann")], greedy, places=3).retry_after_seconds == 8
+    assert weigh([Claim(4, tenant="bob")], greedy, places=3) == Verdict(put_off=(0, 1))
+    modest = [Claim(4, 10, share=0.4, tenant="ann"), Claim(4, 10, share=0.4, tenant="bob")]
+    assert not any(gives_way(claim, Claim(4, tenant="ann"), modest) for claim in modest)
+    assert weigh([Claim(4, tenant="bob")], modest, places=3).retry_after_seconds == 8
+    assert weigh([Claim(4, tenant="eve")], modest, places=3) == Verdict(put_off=(0, 1))  # of three none is promised .4
+
+
+def test_who_is_not_harmed_does_not_give_way():
+    assert weigh([Claim(0.1)], [Claim(4, 5, share=0.8)], places=2) == Verdict()
+
+
+def test_the_jobs_of_a_request_are_weighed_together():
+    taken = [Claim(4)]
+    assert weigh([Claim(2, 9)] * 2, taken, places=1).retry_after_seconds is None
+    assert weigh([Claim(2, 9)] * 3, taken, places=1).retry_after_seconds == 1
+    assert weigh([Claim(2, 5)] * 3, taken, places=1).retry_after_seconds == 4  # too long by itself: when all is done
+    assert weigh([Claim(2, 5)] * 3, [], places=1) == Verdict()
+    assert weigh([Claim(1)] * 2, [Claim(4, 6)], places=3).retry_after_seconds is None
+    assert weigh([Claim(1)] * 3, [Claim(4, 6)], places=4).retry_after_seconds == 4
+
+
+def test_jobs_that_are_late_together_say_it_once():
+    caution = 1.5
+    for _ in range(20):
+        caution = learned(caution, 1.5, is_late=True)
+    assert caution == pytest.approx(1.8)
+    assert learned(1.2, 1.5, is_late=True) == pytest.approx(1.8)
+    assert learned(2.0, 1.5, is_late=True) == 2
+
+
 def test_of_jobs_that_were_promised_in_time_one_in_twenty_is_late():
     """Jobs take up to twice as long as is predicted, and each is given as long as caution says."""
     rng, caution, num_late = random.Random(0), 1.0, 0
     for _ in range(4000):
         is_late = rng.uniform(0.5, 2.0) > caution
         num_late += is_late
-        caution = learned(caution, is_late=is_late)
+        caution = learned(caution, caution, is_late=is_late)
     assert num_late / 4000 == pytest.approx(0.05, abs=0.01)
 
 
 def test_caution_has_bounds():
     caution = 1.0
-    assert learned(caution, is_late=False) == 1
+    assert learned(caution, caution, is_late=False) == 1
     for _ in range(100):
-        caution = learned(caution, is_late=True)
+        caution = learned(caution, caution, is_late=True)
     assert caution == 4

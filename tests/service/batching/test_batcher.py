@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from service.batching.desk import Order
 from service.errors import BusyError, NotReadyError
 from service.jobs import Accepted, Cancelled, Failed, GenerateJob, Receipt
 
@@ -81,7 +82,7 @@ def test_a_listener_that_raises_loses_its_job_only(open_batcher, submit, caplog)
 
     batcher = open_batcher()
     batcher.wait_opened()
-    batcher.submit(GenerateJob("deaf"), refuse)
+    batcher.submit([Order(GenerateJob("deaf"), refuse)])
     assert submit(batcher)[1].kinds() == [Accepted, Receipt]
     assert "could not deliver" in caplog.text
 
@@ -94,8 +95,7 @@ def test_closing_ends_jobs_at_their_next_step_and_takes_no_more(open_batcher, su
     assert isinstance(told.next(), Accepted)
     closing = threading.Thread(target=batcher.close)
     closing.start()
-    with batcher._changed:
-        batcher._changed.wait_for(lambda: batcher.state == "draining", GUARD_SECONDS)
+    assert batcher._desk.wait_while({"ready"}, GUARD_SECONDS) == "draining"
     with pytest.raises(NotReadyError, match="shutting down"):
         submit(batcher)
     bench.may_step.set()
@@ -142,8 +142,7 @@ def test_closing_waits_for_one_chore_at_most(open_batcher, bench):
     assert is_doing.wait(GUARD_SECONDS)
     closing = threading.Thread(target=batcher.close)
     closing.start()
-    with batcher._changed:
-        batcher._changed.wait_for(lambda: batcher.state == "draining", GUARD_SECONDS)
+    assert batcher._desk.wait_while({"ready"}, GUARD_SECONDS) == "draining"
     may_do.set()
     closing.join(GUARD_SECONDS)
     assert batcher.state == "dead"
@@ -154,10 +153,11 @@ def test_closing_does_not_wait_for_a_device_that_hangs(open_batcher, submit, ben
     bench.may_step.clear()
     batcher = open_batcher()
     batcher.wait_opened()
-    submit(batcher)
+    _, told = submit(batcher)
     assert bench.has_begun.wait(GUARD_SECONDS)
     batcher.close(deadline_seconds=0.01)
-    assert batcher.state == "draining"
+    assert batcher.state == "dead"
+    assert isinstance(told.last().error, NotReadyError)
     assert "has not ended its step" in caplog.text
 
 

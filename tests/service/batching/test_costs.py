@@ -73,6 +73,27 @@ def test_an_edit_of_a_given_mask_is_predicted_by_its_mask(ratio):
     assert done(40).seconds(outlook) == pytest.approx(usage.seconds, rel=0.05)
 
 
+def test_jobs_that_were_stopped_have_shown_what_their_calls_take():
+    """Only those that are quickly done end well, when the device has become four times as slow."""
+    slow = Work(*(4 * rate for rate in (0.0, PLANTED.calls, PLANTED.macs, 0.0, 0.0, 0.0)))
+    costs = done(40)
+    for num_calls in range(3, 43):
+        outlook, _, _, usage = generation(num_calls, slow)
+        costs = costs.learned_from_part(replace(outlook, dense_calls=50), usage)
+    outlook, _, _, usage = generation(50, slow)
+    assert costs.seconds(outlook) == pytest.approx(usage.seconds, rel=0.15)
+
+
+def test_of_a_stopped_job_of_which_nothing_is_known_it_is_learned_that_they_take_so_long_at_least():
+    costs = Costs()
+    assert costs.learned_from_part(None, Usage(1.0, 3)).job_seconds == FIRST_JOB_SECONDS
+    assert costs.learned_from_part(None, Usage(60.0, 3)).job_seconds == pytest.approx(20)
+
+
+def test_a_job_that_was_stopped_before_its_first_call_shows_nothing():
+    assert done(3).learned_from_part(EDIT, Usage()) == done(3)
+
+
 def test_an_edit_to_be_detected_is_predicted_by_the_mean_mask():
     costs = Costs()
     assert costs.detected_ratio == FIRST_RATIO

@@ -44,6 +44,19 @@ def seeing(open_batcher, submit, bench):
     return batcher
 
 
+def is_taken(batcher, submit, bench):
+    """Whether, beside another job, one is taken that would be done after 6 s, with the first caution just in time."""
+    bench.has_begun.clear()
+    bench.may_step.clear()
+    told = [submit(batcher, "b")[1]]
+    assert bench.has_begun.wait(GUARD_SECONDS)
+    with suppress(BusyError):
+        told.append(submit(batcher, deadline_seconds=6.2 * FIRST_CAUTION / PROMISED)[1])
+    bench.may_step.set()
+    assert all(one.kinds()[-1] is Receipt for one in told)
+    return len(told) == 2
+
+
 def test_numbers_tell_what_waits_and_for_how_long(seeing, submit, bench):
     bench.may_step.clear()
     told = [submit(seeing)[1]]
@@ -89,9 +102,21 @@ def test_of_a_deadline_the_last_part_is_not_the_devices(seeing, submit, bench):
 
 def test_no_job_is_taken_that_would_make_another_late(seeing, submit, bench):
     bench.may_step.clear()
-    submit(seeing, deadline_seconds=4 / PROMISED)
+    submit(seeing, deadline_seconds=7 / PROMISED)
     with pytest.raises(BusyError, match="late"):
         submit(seeing)
+
+
+def test_a_hasty_job_shuts_out_nobody_and_teaches_no_caution(seeing, submit, bench):
+    bench.may_step.clear()
+    hasty = submit(seeing, deadline_seconds=4 / PROMISED)[1]
+    other = submit(seeing, "b")[1]
+    bench.call_seconds = 3.0
+    bench.may_step.set()
+    assert isinstance(hasty.last().error, DeadlineError)
+    assert other.kinds()[-1] is Receipt
+    bench.call_seconds = 1.0
+    assert is_taken(seeing, submit, bench)
 
 
 def test_an_idle_device_tries_whatever_comes(seeing, submit):
@@ -108,23 +133,11 @@ def test_a_running_job_ends_at_the_step_after_its_deadline(seeing, submit, bench
 
 
 def test_after_late_jobs_admission_is_more_cautious(seeing, submit, bench):
-    def is_taken():
-        """Beside another job, one that would be done after 6 s."""
-        bench.has_begun.clear()
-        bench.may_step.clear()
-        told = [submit(seeing, "b")[1]]
-        assert bench.has_begun.wait(GUARD_SECONDS)
-        with suppress(BusyError):
-            told.append(submit(seeing, deadline_seconds=6.2 * FIRST_CAUTION / PROMISED)[1])
-        bench.may_step.set()
-        assert all(one.kinds()[-1] is Receipt for one in told)
-        return len(told) == 2
-
-    assert is_taken()
+    assert is_taken(seeing, submit, bench)
     bench.call_seconds = 10.0
-    assert submit(seeing, deadline_seconds=5)[1].kinds()[-1] is Failed
+    assert submit(seeing, deadline_seconds=7)[1].kinds()[-1] is Failed
     bench.call_seconds = 1.0
-    assert not is_taken()
+    assert not is_taken(seeing, submit, bench)
 
 
 def test_a_waiting_job_ends_when_its_deadline_is_over(seeing, submit, bench):

@@ -17,6 +17,7 @@ from PIL import Image
 
 from cache_store.store import Store
 from service.batching.batcher import Batcher
+from service.batching.desk import Order
 from service.batching.foresight import Foresight
 from service.batching.policy import Limits
 from service.batching.runner import Runner, run
@@ -118,7 +119,7 @@ def run_together(model, store, jobs, rng):
     with closing(Batcher(open_runner, max_jobs=NUM_JOBS, running_jobs=LIMITS.running_jobs)) as batcher:
         batcher.wait_opened()
         for one in heard:
-            job_id = batcher.submit(one.job, one, batcher.foresee(one.job))
+            (job_id,) = batcher.submit([Order(one.job, one, batcher.foresee(one.job))])
             if rng.random() < 1 / 3:
                 cancels[rng.randrange(1, 60)].append(job_id)
         for one in heard:

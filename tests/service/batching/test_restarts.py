@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from cache_store.store import Store
-from service.batching.batcher import check_ready
 from service.batching.policy import Limits
 from service.batching.runner import Runner
+from service.batching.states import check_ready
 from service.errors import InputError, JobFailedError, NotReadyError
 from service.jobs import Accepted, EditJob, Failed, GenerateJob, Receipt, SamplingRequest
 
@@ -170,11 +170,10 @@ def test_without_a_thread_to_begin_the_batcher_is_dead(open_batcher, submit, ben
     monkeypatch.setattr(threading.Thread, "start", start)
     bench.may_step.set()
     assert told.kinds() == [Failed]
-    with batcher._changed:
-        assert batcher._changed.wait_for(lambda: batcher.state == "dead", GUARD_SECONDS)
+    assert batcher._desk.wait_while({"ready", "restarting"}, GUARD_SECONDS) == "dead"
 
 
-@pytest.mark.parametrize("state", ["loading", "restarting", "draining", "dead"])
+@pytest.mark.parametrize("state", ["loading", "restarting", "hung", "draining", "dead"])
 def test_every_other_state_is_not_ready_and_says_why(state):
     with pytest.raises(NotReadyError):
         check_ready(state)
@@ -195,3 +194,31 @@ def test_what_was_drawn_before_a_death_is_edited_after_it(open_batcher, submit, 
     batcher.wait_opened()
     edited = submit(batcher, EditJob("a red tent", drawn.image_id))[1].last()
     assert (edited.source_id, edited.tier) == (drawn.image_id, "host")
+
+
+def test_who_asks_meanwhile_is_told_when_the_thread_will_be_there(open_batcher, submit, bench, mortals, pauses):
+    pauses.may_end.clear()
+    batcher = open_batcher(mortals.open, pause=pauses)
+    batcher.wait_opened()
+    submit(batcher)[1].kinds()
+    assert pauses.has_begun.wait(GUARD_SECONDS)
+    bench.now += 0.25
+    with pytest.raises(NotReadyError) as refused:
+        submit(batcher)
+    assert refused.value.retry_after_seconds == 1  # of which .75 are left; but nobody is asked to come at once
+    mortals.are_to_die = False
+    pauses.may_end.set()
+    batcher.wait_opened()
+    for _ in range(3):
+        mortals.are_to_die = True
+        submit(batcher)[1].kinds()
+        mortals.are_to_die = False
+        batcher.wait_opened()
+    pauses.may_end.clear()
+    mortals.are_to_die = True
+    submit(batcher)[1].kinds()
+    with pytest.raises(NotReadyError) as refused:
+        submit(batcher)
+    assert refused.value.retry_after_seconds == 16
+    mortals.are_to_die = False
+    pauses.may_end.set()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -33,7 +33,12 @@ class ScriptedWorker:
         self.begun = threading.Event()
         self.ended = threading.Event()
 
-    async def submit(self, job: Any) -> Any:
+    async def submit(self, jobs: Sequence[Any]) -> Any:
+        async with aclosing(self._run(*jobs)) as events:
+            async for event in events:
+                yield 0, event
+
+    async def _run(self, job: Any) -> Any:
         self.jobs.append(job)
         if self.refusals:
             raise self.refusals.pop(0)

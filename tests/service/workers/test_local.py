@@ -66,7 +66,7 @@ def worker(script):
     model = SimpleNamespace(unet=None)
     limits = Limits(running_jobs=1)
     batcher = Batcher(
-        lambda: Runner(model, store, limits, start=script.start, predict=script.predict), max_jobs=2, running_jobs=1
+        lambda: Runner(model, store, limits, start=script.start, predict=script.predict), max_jobs=3, running_jobs=1
     )
     batcher.wait_opened()
     yield LocalWorker(batcher, store)
@@ -75,8 +75,8 @@ def worker(script):
 
 
 async def events(worker, prompt="a"):
-    async with aclosing(worker.submit(GenerateJob(prompt))) as stream:
-        return [type(event) async for event in stream]
+    async with aclosing(worker.submit([GenerateJob(prompt)])) as stream:
+        return [type(event) async for _, event in stream]
 
 
 def test_events_arrive_in_the_event_loop(worker, script):
@@ -86,8 +86,8 @@ def test_events_arrive_in_the_event_loop(worker, script):
 
 def test_leaving_early_cancels_the_job(worker, script):
     async def leave():
-        async with aclosing(worker.submit(GenerateJob("a"))) as stream:
-            async for event in stream:
+        async with aclosing(worker.submit([GenerateJob("a")])) as stream:
+            async for _, event in stream:
                 assert isinstance(event, Accepted)
                 break
         script.may_step.set()
@@ -100,8 +100,8 @@ def test_a_stream_that_is_left_frees_its_place_within_one_network_call(script, w
     """There is one place. Who leaves during the first of two calls makes no second one; then the next job has it."""
 
     async def leave():
-        first = worker.submit(GenerateJob("a"))
-        assert isinstance(await anext(first), Accepted)
+        first = worker.submit([GenerateJob("a")])
+        assert isinstance((await anext(first))[1], Accepted)
         second = asyncio.create_task(events(worker, "b"))
         assert await asyncio.to_thread(script.begun.wait, GUARD_SECONDS)
         await first.aclose()
@@ -111,6 +111,27 @@ def test_a_stream_that_is_left_frees_its_place_within_one_network_call(script, w
     asyncio.run(leave())
     assert script.names == ["a", "b", "b"]
     assert worker.numbers().batching.ended_jobs == {"cancelled": 1, "done": 1}
+
+
+def test_the_jobs_of_a_request_are_told_by_their_numbers(worker, script):
+    async def read():
+        async with aclosing(worker.submit([GenerateJob("a"), GenerateJob("b")])) as stream:
+            return [(number, type(event)) async for number, event in stream]
+
+    script.may_step.set()
+    assert asyncio.run(read()) == [(0, Accepted), (0, Receipt), (1, Accepted), (1, Receipt)]
+
+
+def test_leaving_early_cancels_all_jobs_of_a_request(worker, script):
+    async def leave():
+        async with aclosing(worker.submit([GenerateJob("a"), GenerateJob("b")])) as stream:
+            await anext(stream)
+        script.may_step.set()
+        assert await events(worker, "c") == [Accepted, Receipt]
+
+    asyncio.run(leave())
+    assert "b" not in script.names
+    assert worker.numbers().batching.ended_jobs == {"cancelled": 2, "done": 1}
 
 
 def test_numbers_are_those_of_the_batcher_and_the_store(script, worker):
@@ -127,8 +148,8 @@ def test_numbers_are_those_of_the_batcher_and_the_store(script, worker):
 
 def test_an_event_loop_that_is_gone_disturbs_nobody(worker, script):
     async def begin():
-        stream = worker.submit(GenerateJob("a"))
-        assert isinstance(await anext(stream), Accepted)
+        stream = worker.submit([GenerateJob("a")])
+        assert isinstance((await anext(stream))[1], Accepted)
         await asyncio.to_thread(script.begun.wait, GUARD_SECONDS)
 
     asyncio.run(begin())
@@ -178,8 +199,8 @@ class Told(MemoryIndex):
 
 async def draw(worker, seed=0):
     job = GenerateJob("a green hill under a clear sky", SamplingRequest(seed=seed, num_inference_steps=2))
-    async with aclosing(worker.submit(job)) as stream:
-        return [event async for event in stream][-1].image_id
+    async with aclosing(worker.submit([job])) as stream:
+        return [event async for _, event in stream][-1].image_id
 
 
 def test_what_is_on_the_disk_is_announced_when_the_worker_is_ready(tmp_path):

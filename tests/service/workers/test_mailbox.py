@@ -22,10 +22,12 @@ def read_slowly(*events):
     async def read():
         mailbox = Mailbox()
         for event in events:
-            await asyncio.to_thread(mailbox.put, event)
+            await asyncio.to_thread(mailbox.put, 0, event)
         got = []
         while not got or got[-1] is not ENDING:
-            got.append(await mailbox.get())
+            number, event = await mailbox.get()
+            assert number == 0
+            got.append(event)
         return got
 
     return asyncio.run(read())
@@ -42,12 +44,24 @@ def test_of_previews_in_a_row_the_newest_is_kept():
     assert got == [ACCEPTED, newest, IMAGE, later, ENDING]
 
 
+def test_the_newest_preview_of_each_job_is_kept():
+    async def read():
+        mailbox = Mailbox()
+        for step in range(1, 20):
+            for number in range(2):
+                mailbox.put(number, preview(step))
+        await asyncio.sleep(0)
+        return [await mailbox.get() for _ in range(2)]
+
+    assert [(number, event.step) for number, event in asyncio.run(read())] == [(0, 19), (1, 19)]
+
+
 def test_a_quick_reader_gets_every_preview():
     async def read():
         mailbox, got = Mailbox(), []
         for step in range(3):
-            await asyncio.to_thread(mailbox.put, preview(step))
-            got.append((await mailbox.get()).step)
+            await asyncio.to_thread(mailbox.put, 0, preview(step))
+            got.append((await mailbox.get())[1].step)
         return got
 
     assert asyncio.run(read()) == [0, 1, 2]
@@ -59,17 +73,17 @@ def test_a_reader_waits_for_the_next_event():
         reading = asyncio.create_task(mailbox.get())
         await asyncio.sleep(0)
         assert not reading.done()
-        mailbox.put(ACCEPTED)
+        mailbox.put(0, ACCEPTED)
         return await reading
 
-    assert asyncio.run(read()) == ACCEPTED
+    assert asyncio.run(read()) == (0, ACCEPTED)
 
 
 def test_when_the_loop_is_gone_nothing_happens():
     async def open_one():
         return Mailbox()
 
-    asyncio.run(open_one()).put(ACCEPTED)
+    asyncio.run(open_one()).put(0, ACCEPTED)
 
 
 def test_a_mailbox_is_opened_in_a_loop():

@@ -143,10 +143,23 @@ async def test_one_picture_that_fails_ends_all(open_client, scripts):
         assert (await client.post(GENERATIONS, json=DRAW | {"n": 2})).status_code == 200
 
 
-async def test_what_the_queue_does_not_take_is_a_rate_limit_error(client, openai_of):
-    with pytest.raises(sdk.RateLimitError) as caught:
-        await openai_of(client).images.generate(prompt="a zebra", n=2)
+async def test_what_the_queue_does_not_take_is_a_rate_limit_error(open_client, openai_of, scripts):
+    """Of three pictures there is room for two beside one that is drawn: none of them is begun."""
+    scripts.may_step.clear()
+    async with open_client(running_jobs=3) as client:
+        drawing = asyncio.create_task(client.post(GENERATIONS, json=DRAW))
+        assert await asyncio.to_thread(scripts.begun.wait, GUARD_SECONDS)
+        with pytest.raises(sdk.RateLimitError) as caught:
+            await openai_of(client).images.generate(prompt="a zebra", n=3)
+        scripts.may_step.set()
+        assert (await drawing).status_code == 200
     assert int(caught.value.response.headers["retry-after"]) > 0
+    assert len(scripts.jobs) == 1
+
+
+async def test_more_pictures_than_are_ever_drawn_at_a_time_are_refused(client, scripts):
+    assert "at most 1" in refused(await client.post(GENERATIONS, json=DRAW | {"n": 2}), "n")
+    assert scripts.jobs == []
 
 
 async def test_a_repeated_request_is_answered_again(open_client, scripts):
