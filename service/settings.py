@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     cache_bytes: Budget = Field(
         "auto", description="memory for recorded activations; auto = half of what is free, on CUDA at most 8 GiB"
     )
+    core_bytes: PositiveInt = Field(
+        2**30,
+        description="memory for pictures and their latents, of which the least recently used are forgotten; of the disk"
+        " at most half",
+    )
     device_cache_bytes: Budget = Field(
         "auto", description="memory of a GPU for those that are read often; auto = a quarter of what is free"
     )
@@ -90,6 +95,9 @@ class Settings(BaseSettings):
     running_jobs: PositiveInt = Field(8, description="jobs that share the device at a time")
     queue_jobs: int = Field(32, ge=0, description="jobs that may wait beyond those; more are refused with 429")
     step_images: PositiveInt = Field(16, description="images of one network call; guidance makes two of each picture")
+    step_seconds: PositiveFloat = Field(
+        300.0, description="a device whose step takes longer hangs: its jobs fail, and /healthz asks for a restart"
+    )
 
     max_pixels: PositiveInt = Field(2**20, description="largest picture, width times height: a step is never cut short")
     body_bytes: PositiveInt = Field(8 * 2**20, description="largest request body")
