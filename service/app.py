@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service.api import description, health, model, page, pictures, problems, routes
+from service.api import description, health, model, page, pictures, problems, reference, routes
 from service.api.bodies import Bodies
 from service.api.draining import Drain
 from service.api.gates import Gate
@@ -60,13 +60,16 @@ def create_app(
         finally:
             await worker.close()
 
-    app = FastAPI(title="Retouch", version=version("retouch"), description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Retouch", version=version("retouch"), description=DESCRIPTION, lifespan=lifespan, openapi_url=None
+    )
     app.state.drain = Drain()
     app.state.gate = _gate(settings)
     app.state.repeats = Repeats(settings.idempotency_bytes)
     app.state.send_seconds = settings.send_seconds
     openai_routers = openai.router, openai_models.router
-    for router in (routes.router, pictures.router, model.router, *openai_routers, health.router, page.router):
+    others = health.router, reference.router, page.router
+    for router in (routes.router, pictures.router, model.router, *openai_routers, *others):
         app.include_router(router)
     app.add_middleware(
         Bodies, max_bytes=settings.body_bytes, seconds=settings.body_seconds, room_bytes=settings.bodies_bytes

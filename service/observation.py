@@ -13,6 +13,8 @@ from wsgiref.simple_server import WSGIServer
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from service import logs
+from service.api.description import documented
+from service.api.gates import NamedRoute
 from service.errors import InputError
 from service.exchange import Exchange, Exchanges
 from service.metrics import Metrics
@@ -21,7 +23,8 @@ from service.traces import Traces, open_traces
 from service.workers import Worker
 
 TEXT: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The metrics"}
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The metrics"},
+    **documented(403),
 }
 
 
@@ -69,7 +72,7 @@ def _stop(server: WSGIServer) -> None:
 
 
 def _router(metrics: Metrics) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=NamedRoute)
 
     @router.get("/metrics", response_class=Response, responses=TEXT, tags=["service"])
     def metrics_(request: Request) -> Response:

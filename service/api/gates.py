@@ -49,16 +49,16 @@ class Gate:
             HTTPException: 403, without keys.
         """
         tenant = self.keys.tenant_of(headers.get("authorization"))
-        if not self.keys:
-            self._check_host(headers.get("host", ""))
-            if method not in HARMLESS:
-                _check_site(headers)
+        self.check_name(headers)
+        if not self.keys and method not in HARMLESS:
+            _check_site(headers)
         self.quotas.spend(tenant)
         return tenant
 
-    def _check_host(self, host: str) -> None:
-        name = _name_of(host)
-        if not (_is_local(name) or name in self.hosts or (self.is_open and _address(name) is not None)):
+    def check_name(self, headers: Headers) -> None:
+        """HTTPException, 403: without keys this service has no such name."""
+        name = _name_of(headers.get("host", ""))
+        if not (self.keys or _is_local(name) or name in self.hosts or (self.is_open and _address(name) is not None)):
             raise HTTPException(403, f"without keys this service is not asked for by the name {name!r}")
 
 
@@ -82,6 +82,21 @@ class GatedRoute(APIRoute):
                 raise NotReadyError(CUT_OFF) from error
 
         return gated
+
+
+class NamedRoute(APIRoute):
+    """A route for everybody: no key is needed where there are some, and without any the name alone is checked."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """As FastAPI asks for it."""
+        handler = super().get_route_handler()
+
+        async def named(request: Request) -> Response:
+            gate: Gate = request.app.state.gate
+            gate.check_name(request.headers)
+            return await handler(request)
+
+        return named
 
 
 def _check_site(headers: Headers) -> None:

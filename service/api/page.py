@@ -18,7 +18,7 @@ MODULES = (
     "api", "app", "brush", "dom", "edits", "field", "history", "ideas", "job", "key", "masking", "pictures", "problem",
     "panel", "receipt", "settings", "sse", "stage", "studio", "words",
 )  # fmt: skip
-FILES = frozenset({"style.css", "icon.svg", *(f"{name}.js" for name in MODULES)})
+FILES = frozenset({"style.css", "docs.css", "icon.svg", *(f"{name}.js" for name in MODULES)})
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from service.errors import InputError
 from service.settings import PREFIX, Settings, read_settings
 
 EXAMPLE = Path(__file__).parents[3] / ".env.example"
+COMPOSE = EXAMPLE.with_name("docker-compose.yml")
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +27,13 @@ def test_the_example_lists_every_setting_with_its_meaning_and_default():
         for name, field in Settings.model_fields.items()
     ]
     assert EXAMPLE.read_text().split("\n\n", 1)[1] == "\n".join(blocks)
+
+
+def test_what_compose_sets_are_settings_and_metrics_have_a_port_of_their_own(monkeypatch):
+    for name, value in re.findall(r'^ +(RETOUCH_\w+): "?([^"\s]+)', COMPOSE.read_text(), re.MULTILINE):
+        monkeypatch.setenv(name, value)
+    settings = read_settings(host="0.0.0.0")  # noqa: S104  # as the image is started
+    assert (settings.open, settings.metrics, settings.has_open_metrics) == (True, 9464, False)
 
 
 def test_the_environment_is_read_and_flags_win_over_it(monkeypatch):
