@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from cache_store.store import Store
 from service.batching.foresight import Foresight
+from service.batching.meter import HostMeter, Meter
 from service.batching.policy import Limits, PendingCall, decide, level
-from service.batching.usage import Usage, parts
+from service.batching.usage import Usage
 from service.engine import editor
 from service.engine.call import Call
 from service.engine.denoise import Script
@@ -73,15 +74,20 @@ class Runner:
         predict: Predict = predict,
         chores: Iterable[Chore] = (),
         foresight: Foresight | None = None,
+        meter: Meter | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`foresight` tells whoever asks what a job will take; the runner needs none."""
+        """`foresight` tells whoever asks what a job will take; the runner needs none.
+
+        Without a `meter` calls have ended when they return.
+        """
         self._model = model
         self._store = store
         self._limits = limits
         self._start = start
         self._predict = predict
         self._chores = deque(chores)
+        self._meter = meter or HostMeter()
         self._clock = clock
         self.foresight = foresight
         self._waiting: dict[str, _Waiting] = {}
@@ -185,17 +191,12 @@ class Runner:
             for job_id in chosen:
                 self._fail(job_id, error)
             return
-        self._charge(chosen, self._clock() - begin)
+        shares = [(self._running[job_id].usage, call.num_rows) for job_id, call in chosen.items()]
+        self._meter.called(shares, self._clock() - begin)
+        for usage, _ in shares:
+            usage.num_calls += 1
         for job_id, prediction in answers:
             self._advance(job_id, prediction)
-
-    def _charge(self, chosen: Mapping[str, Call], seconds: float) -> None:
-        """Each job's part of a network call is its own."""
-        num_rows = [call.num_rows for call in chosen.values()]
-        for job_id, part in zip(chosen, parts(seconds, num_rows), strict=True):
-            usage = self._running[job_id].usage
-            usage.seconds += part
-            usage.num_calls += 1
 
     def _advance(self, job_id: str, prediction: Tensor | None) -> None:
         """Run a script until it needs the network again, or ends. Its receipt goes out when it has ended well."""
@@ -215,12 +216,13 @@ class Runner:
         except Exception as error:  # noqa: BLE001  # a job's defect ends this job, and only this one
             self._fail(job_id, error)
         finally:
-            running.usage.seconds += self._clock() - begin
+            self._meter.advanced(running.usage, self._clock() - begin)
 
     def _finish(self, job_id: str, receipt: Receipt | None) -> None:
         if receipt is None:
             self._fail(job_id, RuntimeError("the script ended without a receipt"))
         else:
+            self._meter.settle()
             del self._running[job_id]
             self._events.append((job_id, receipt))
 

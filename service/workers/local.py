@@ -13,6 +13,7 @@ from cache_store.store import Store
 from service.batching.batcher import STEP_SECONDS, Batcher
 from service.batching.desk import Order
 from service.batching.foresight import Foresight
+from service.batching.meter import DeviceMeter
 from service.batching.policy import Limits
 from service.batching.runner import Runner
 from service.batching.states import State
@@ -167,7 +168,8 @@ def open_runner(
     by_graphs = partial(predict, graphs=graphs)
     warm_up(model, by_graphs)
     add_device(store, model.device, device_cache_bytes)
-    return Runner(model, store, limits, start=begin, predict=by_graphs, chores=chores, foresight=foresight)
+    meter = DeviceMeter(torch.cuda.current_stream(model.device).record_event)
+    return Runner(model, store, limits, start=begin, predict=by_graphs, chores=chores, foresight=foresight, meter=meter)
 
 
 def _allocated_bytes() -> int:
