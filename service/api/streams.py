@@ -22,6 +22,7 @@ from service.errors import NotReadyError, RetouchError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "text/event-stream"
+BEGIN_SECONDS = 1.0  # a job that waits: its client, and whoever stands between, learn that it is taken
 PING_SECONDS = 15.0  # proxies close lines on which nothing comes for a minute
 SEND_SECONDS = 30.0
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # neither kept nor held back on the way
@@ -38,8 +39,10 @@ def frame(event: str, data: str) -> bytes:
 class EventStream(Response):
     """Sends frames. What fails before the first one is raised, so that it is answered by its own status.
 
-    Comments keep the line open; the first of them begins the answer, too, and what fails then is the frame `on_error`
-    makes of it. A client that goes away, or takes none of it for `send_seconds`, ends the frames where they are.
+    Where none comes for `begin_seconds`, a comment begins the answer, and others keep the line open; what fails then is
+    the frame that `on_error` makes of it. Not sooner, for that a source has gone, or has another size, is found when a
+    job begins: at once where the device is free. A client that goes away, or takes none of it for `send_seconds`, ends
+    the frames where they are.
     """
 
     media_type = MEDIA_TYPE
@@ -49,6 +52,7 @@ class EventStream(Response):
         frames: Frames,
         on_error: OnError,
         *,
+        begin_seconds: float = BEGIN_SECONDS,
         ping_seconds: float = PING_SECONDS,
         send_seconds: float = SEND_SECONDS,
     ) -> None:
@@ -56,6 +60,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._frames = frames
         self._on_error = on_error
+        self._begin_seconds = begin_seconds
         self._ping_seconds = ping_seconds
         self._send_seconds = send_seconds
         self._begun = False
@@ -76,7 +81,7 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> bool:
         """False if the client takes nothing any more."""
-        async with aclosing(_with_pings(self._frames, self._ping_seconds)) as chunks:
+        async with aclosing(_with_pings(self._frames, self._begin_seconds, self._ping_seconds)) as chunks:
             async for chunk in chunks:
                 if not await self._send(send, chunk):
                     return False
@@ -97,14 +102,17 @@ class EventStream(Response):
         return await self._send(send, chunk, more=False)
 
 
-async def _with_pings(frames: Frames, seconds: float) -> AsyncGenerator[bytes, None]:
-    """The frames, and a comment wherever none came for so long."""
+async def _with_pings(frames: Frames, first_seconds: float, seconds: float) -> AsyncGenerator[bytes, None]:
+    """The frames, and a comment wherever none came for so long; the first after `first_seconds`."""
+    patience = first_seconds
     async with aclosing(frames):
         while True:
             coming = asyncio.ensure_future(anext(frames))
             try:
-                while not (await asyncio.wait({coming}, timeout=seconds))[0]:
+                while not (await asyncio.wait({coming}, timeout=patience))[0]:
+                    patience = seconds
                     yield KEEPALIVE_COMMENT
+                patience = seconds
                 yield coming.result()
             except StopAsyncIteration:
                 return

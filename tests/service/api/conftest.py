@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -160,17 +161,23 @@ def serve() -> Any:
 
 
 @pytest.fixture
-def call(client):
-    """Makes a `Call`; what still runs is gone at the end."""
+def call_of():
+    """Makes a `Call` of a client's application; what still runs is gone at the end."""
     made = []
 
-    def begin(path: str, body: Any, **headers: str) -> Call:
+    def begin(client: Any, path: str, body: Any, **headers: str) -> Call:
         made.append(Call(client.app, path, body, **headers))
         return made[-1]
 
     yield begin
     for one in made:
         one.gone.set()
+
+
+@pytest.fixture
+def call(client, call_of):
+    """The same of `client`'s."""
+    return partial(call_of, client)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 
-from service.api.streams import EventStream, frame
+from service.api.streams import PING_SECONDS, EventStream, frame
 from service.errors import JobFailedError
 from service.exchange import Exchange
 
@@ -120,6 +120,30 @@ class Answered:
             await asyncio.wait_for(self.came.get(), GUARD_SECONDS)
 
 
+async def test_a_job_that_waits_for_its_turn_begins_its_stream_all_the_same(open_client, call_of, scripts):
+    scripts.may_step.clear()
+    async with open_client(queue_jobs=1) as client:
+        first, second = (call_of(client, "/generate", DRAW) for _ in range(2))
+        await first.start()
+        assert (await asyncio.wait_for(second.start(), PING_SECONDS / 2))[0] == 200
+        assert (await second.event())[0] == ""
+        scripts.may_step.set()
+        assert set(await second.events()) == {"accepted", "image", "receipt"}
+
+
+async def test_only_the_first_comment_comes_sooner_than_the_others():
+    async def frames():
+        for name in ("first", "second"):
+            for _ in range(100):  # turns of the loop, in which nothing comes
+                await asyncio.sleep(0)
+            yield frame(name, "1")
+
+    answered = Answered(frames(), begin_seconds=0.0, ping_seconds=GUARD_SECONDS)
+    await answered.task
+    told = [message["body"].split(b"\n")[0] for message in answered.sent[1:]]
+    assert told == [b": ping", b"event: first", b"event: second", b""]
+
+
 async def test_comments_are_sent_while_nothing_comes():
     pinged = asyncio.Event()
 
@@ -127,7 +151,7 @@ async def test_comments_are_sent_while_nothing_comes():
         await pinged.wait()
         yield frame("done", "1")
 
-    answered = Answered(frames(), ping_seconds=0.001)
+    answered = Answered(frames(), begin_seconds=0.001, ping_seconds=0.001)
     await answered.wait(3)
     pinged.set()
     await answered.task
@@ -146,7 +170,7 @@ async def test_a_failure_after_the_first_comment_is_an_event():
         raise JobFailedError("late")
         yield
 
-    answered = Answered(frames(), ping_seconds=0.001)
+    answered = Answered(frames(), begin_seconds=0.001, ping_seconds=0.001)
     await answered.wait(2)
     pinged.set()
     await answered.task
