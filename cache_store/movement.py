@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from functools import partial
 from weakref import ref
@@ -14,7 +15,7 @@ from cache_store.activations import Activations
 from cache_store.counts import Counts
 from cache_store.layout import aligned
 from cache_store.placement import Placement
-from cache_store.recording import Entry
+from cache_store.recording import Entry, Recording
 from cache_store.restart import Finder
 from cache_store.rows import Rows, Tier
 from cache_store.tiers.disk import Disk
@@ -33,11 +34,15 @@ class Movement:
     def __init__(
         self,
         entries: OrderedDict[str, Entry],  # least recently used first
+        opened: AbstractSet[Recording],
         placement: Placement,
         lock: threading.RLock,  # of the entries
         counts: Counts,
+        on_lost: Callable[[str], None],
     ) -> None:
+        self.on_lost = on_lost
         self._entries = entries
+        self._opened = opened
         self._placement = placement
         self._disk = placement.disk
         self._lock = lock
@@ -70,6 +75,15 @@ class Movement:
     def knows(self, recording_id: str) -> bool:
         """Whether there is such a recording, or its file still is."""
         return recording_id in self._entries or (self._disk is not None and core_name(recording_id) in self._disk)
+
+    def forget(self, recording_id: str) -> bool:
+        """Nobody finds it any more; whether there was one. Its files are removed soon. Under the lock."""
+        if recording_id not in self._entries:
+            return False
+        self.on_lost(recording_id)
+        del self._entries[recording_id]
+        self.sweep()
+        return True
 
     @contextmanager
     def forgetting(self, recording_id: str) -> Iterator[None]:
@@ -136,7 +150,7 @@ class Movement:
             return True
         name = core_name(recording_id)
         meta, sections = core_as_parts(recording_id, entry.blobs, entry.activations, entry.parent_id)
-        if not self._placement.make_room_on_disk(PAGE + sum(aligned(len(data), PAGE) for data in sections.values())):
+        if not self._make_room(disk, PAGE + sum(aligned(len(data), PAGE) for data in sections.values()), entry):
             self._counts.add("shed", "disk")
             return True
         if not disk.prepare(name, meta, sections):
@@ -147,6 +161,29 @@ class Movement:
                 return True
             entry.is_stored = disk.publish(name) is not None
         return entry.is_stored and disk.synchronise()
+
+    def _make_room(self, disk: Disk, num_bytes: int, entry: Entry) -> bool:
+        """For the core of an entry rows leave the disk, or who has nothing else there, the least recently used first.
+
+        False, and nobody leaves, if in vain.
+        """
+        if self._placement.make_room_on_disk(num_bytes):
+            return True
+        missing_bytes = disk.used_bytes + num_bytes - disk.budget_bytes - self._placement.fleeting_bytes()
+        leaving = []
+        with self._lock:
+            pinned = {recording.entry for recording in self._opened}
+            for one, its in self._entries.items():
+                is_bare = its.activations is None or "disk" not in its.activations.own.copies
+                if missing_bytes > 0 and its.is_stored and is_bare and its is not entry and its not in pinned:
+                    leaving.append(one)
+                    missing_bytes -= disk.size(core_name(one))
+            if missing_bytes > 0:
+                return False
+            for one in leaving:
+                self.forget(one)
+        self._sweep()
+        return self._placement.make_room_on_disk(num_bytes)
 
     def _write_rows(self, entry: Entry) -> bool:
         """Nothing without its core or its owners: it could not be read."""

@@ -140,12 +140,15 @@ class Placement:
 
     def fit_disk(self) -> None:
         """Removes what is more than the budget, which may be less than it was; of cores alone nothing."""
+        missing_bytes = self.disk.used_bytes - self.disk.budget_bytes if self.disk else 0
+        self.make_room_on_disk(min(0, self.fleeting_bytes() - missing_bytes))
+
+    def fleeting_bytes(self) -> int:
+        """On the disk, of rows that may leave it."""
         with self._lock:
             held = self.held()
             can_leave = (rows for rows in self._living.values() if "disk" in rows.copies and rows not in held)
-            most_bytes = sum(rows.copies["disk"].num_bytes for rows in can_leave)
-            missing_bytes = self.disk.used_bytes - self.disk.budget_bytes if self.disk else 0
-        self.make_room_on_disk(min(0, most_bytes - missing_bytes))
+            return sum(rows.copies["disk"].num_bytes for rows in can_leave)
 
     def write(self, rows: Rows) -> bool:
         """Copies rows that are held to the disk, if there is room; False where the disk failed."""

@@ -28,7 +28,9 @@ from cache_store.tiers.disk import Disk
 from cache_store.tiers.files import DamagedError
 from cache_store.tiers.stored import Blob
 
-__all__ = ["Blob", "Draft", "Recording", "Store"]
+__all__ = ["CORE_BYTES", "Blob", "Draft", "Recording", "Store"]
+
+CORE_BYTES = 1 << 30  # of all cores, where nobody says
 
 
 def ignore(recording_id: str) -> None:
@@ -43,14 +45,14 @@ class Store:
     `cache_store.eviction`; never those of an open recording.
 
     Cores are small (some MB), bounded by number and by bytes of their own: past either the least recently used
-    recording is forgotten whole.
+    recording is forgotten whole. So it is on a disk that has no room for a new one, if nothing else of it is there.
     """
 
     def __init__(
         self,
         budget_bytes: int,
         max_recordings: int = 1024,
-        core_bytes: int = 1 << 30,
+        core_bytes: int = CORE_BYTES,
         *,
         pinned: bool = False,
         device: Arena | None = None,
@@ -73,12 +75,11 @@ class Store:
         self._open: weakref.WeakSet[Recording] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._counts = Counts()
-        self._on_lost = on_lost
         arenas: dict[Tier, Arena] = {"host": self._host}
         self._placement = Placement(arenas, disk, self._entries, self._lock, self._counts, clock, on_lost)
         if device is not None:
             self.add_device(device)
-        self._movement = Movement(self._entries, self._placement, self._lock, self._counts)
+        self._movement = Movement(self._entries, self._open, self._placement, self._lock, self._counts, on_lost)
         weakref.finalize(self, self._movement.mover.stop).atexit = False
         self._movement.start()
         self._forget_oldest()
@@ -152,7 +153,7 @@ class Store:
         if not self._movement.knows(recording_id):
             return False
         with self._movement.forgetting(recording_id), self._lock:
-            return self._forget(recording_id)
+            return self._movement.forget(recording_id)
 
     def evict(self, recording_id: str) -> bool:
         """Drops the activations of a recording, its core stays; whether there were any that nobody needs."""
@@ -214,7 +215,7 @@ class Store:
                 if (
                     present is None or present.activations is None
                 ):  # who had it open may have announced it since it was forgotten
-                    self._on_lost(recording.id)
+                    self._movement.on_lost(recording.id)
 
     def describe(self) -> list[Description]:
         """All recordings, least recently used first."""
@@ -244,14 +245,6 @@ class Store:
             self._placement.disk.close()
         return is_done
 
-    def _forget(self, recording_id: str) -> bool:
-        if recording_id not in self._entries:
-            return False
-        self._on_lost(recording_id)
-        del self._entries[recording_id]
-        self._movement.sweep()
-        return True
-
     def _forget_oldest(self) -> None:
         """Bounds the cores; the pinned stay, and the newest, which its maker may be about to open."""
         num_excess = len(self._entries) - self.max_recordings
@@ -263,5 +256,5 @@ class Store:
             if num_excess <= 0 and excess_bytes <= 0:
                 return
             if its not in pinned:
-                self._forget(one)
+                self._movement.forget(one)
                 num_excess, excess_bytes = num_excess - 1, excess_bytes - its.core_bytes

@@ -100,12 +100,15 @@ def open_local_worker(settings: Settings) -> Worker:
         settings.embedding_model,
     )
     on_disk = settings.disk_path, settings.disk_bytes
-    store = open_store(settings.device, settings.cache_bytes, *on_disk, on_lost=catalog.withdraw)
+    store = open_store(
+        settings.device, settings.cache_bytes, *on_disk, core_bytes=settings.core_bytes, on_lost=catalog.withdraw
+    )
     return open_local(
         partial(open_model, settings.model, max_pixels=settings.max_pixels, **settings.model_options),
         store,
         queue_jobs=settings.queue_jobs,
         limits=Limits(running_jobs=settings.running_jobs, step_images=settings.step_images),
+        step_seconds=settings.step_seconds,
         catalog=catalog,
         graph_bytes=settings.graph_bytes,
         device_cache_bytes=settings.device_cache_bytes,

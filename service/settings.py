@@ -58,9 +58,7 @@ class Settings(BaseSettings):
         "auto", description="memory for recorded activations; auto = half of what is free, on CUDA at most 8 GiB"
     )
     core_bytes: PositiveInt = Field(
-        2**30,
-        description="memory for pictures and their latents, of which the least recently used are forgotten; of the disk"
-        " at most half",
+        2**30, description="memory for pictures and their latents, of which the least recently used are forgotten"
     )
     device_cache_bytes: Budget = Field(
         "auto", description="memory of a GPU for those that are read often; auto = a quarter of what is free"

@@ -88,6 +88,10 @@ class Disk:
     def __contains__(self, name: str) -> bool:
         return name in self._sizes
 
+    def size(self, name: str) -> int:
+        """Bytes of a file; 0 where there is none."""
+        return self._sizes.get(name, 0)
+
     def path(self, name: str) -> Path:
         """Where a file lies."""
         return self.directory / name

@@ -27,7 +27,8 @@ def made_here(job: Job, model: str | None, device: str | None) -> Iterator[Made]
     """
     settings = read_settings(model=model, device=device)
     opened = open_model(settings.model, **settings.model_options)
-    store = open_store(settings.device, settings.cache_bytes, settings.disk_path, settings.disk_bytes)
+    on_disk = settings.disk_path, settings.disk_bytes
+    store = open_store(settings.device, settings.cache_bytes, *on_disk, core_bytes=settings.core_bytes)
     with closing(store):
         with _progress() as on_call:
             outcome = Outcome.of(runner.run(opened, store, job, on_call))

@@ -214,17 +214,17 @@ def test_who_is_forgotten_for_others_waits_for_no_disk(archive_of, disk_of, file
 
 
 def test_who_is_forgotten_and_then_deleted_is_gone_from_the_disk_at_once(archive_of, disk_of, files):
-    system = Slow()
-    archive = archive_of(disk=disk_of(system=system), max_recordings=1)
-    system.may_end.set()
+    archive = archive_of(disk=disk_of(), max_recordings=1)
     archive.record("a")
     archive.settle()
-    system.may_end.clear()
-    archive.record("b")  # for which a is forgotten; the thread is busy
+    begun, may_end = threading.Event(), threading.Event()
+    archive.store._movement.mover.put("busy", lambda: begun.set() or may_end.wait(GUARD_SECONDS))
+    assert begun.wait(GUARD_SECONDS)
+    archive.record("b")  # for which a is forgotten
     assert "a.core" in files()
     assert not archive.store.delete("a")
     assert "a.core" not in files()
-    system.may_end.set()
+    may_end.set()
 
 
 def test_a_cancelled_draft_leaves_no_file(stored, files):

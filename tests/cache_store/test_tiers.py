@@ -241,3 +241,33 @@ def test_who_leaves_the_host_for_ever_leaves_the_device(archive_of, num_bytes):
     archive.record("b")
     assert not archive.has_rows("a")
     assert device.used_bytes == 0
+
+
+def test_on_a_disk_full_of_cores_the_least_recently_used_makes_room_for_a_new_one(archive_of, disk_of, restart):
+    archive = archive_of(disk=disk_of(1 << 20))
+    for name in "abcdefghijkl":
+        with archive.draft(name) as draft:
+            draft.put("image", name.encode())
+            draft.put("latents", bytes(100_000))
+            draft.commit()
+        archive.settle()
+        archive.check("a")
+    ids = archive.store.ids()
+    assert ids == [*"efghijkl", "a"]
+    restart(archive)
+    assert sorted(archive.store.ids()) == sorted(ids)
+    for name in ids:
+        with archive.store.open(name) as recording:
+            assert recording.blob("image") == name.encode()
+
+
+def test_a_core_that_no_disk_has_room_for_makes_nobody_leave(archive_of, disk_of):
+    archive = archive_of(disk=disk_of(1 << 20))
+    archive.record("a")
+    archive.store.evict("a")
+    with archive.store.create("b", {}) as draft:
+        draft.put("latents", bytes(1 << 20))
+        draft.commit()
+    archive.settle()
+    assert archive.store.ids() == ["a", "b"]
+    assert archive.store.counts()["shed"] == {("disk",): 1}
