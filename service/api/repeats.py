@@ -13,6 +13,7 @@ from service.jobs import Event, ImageReady, MaskFound, Numbered, Preview, Receip
 
 HEADER = "Idempotency-Key"
 HOUR = 3600.0  # seconds
+Name = tuple[str, str]  # tenant and key
 SMALL_BYTES = 1024  # of an event without a picture
 
 
@@ -24,7 +25,7 @@ class _Answer:
     num_left: int  # of its jobs, that have not ended
     events: list[Numbered] = field(default_factory=list)
     num_bytes: int = 0
-    until: float | None = None  # None while it runs
+    until: float = 0.0  # of the clock, when it has ended
 
 
 class Repeats:
@@ -37,7 +38,9 @@ class Repeats:
         self._max_bytes = max_bytes
         self._seconds = seconds
         self._clock = clock
-        self._answers: dict[tuple[str, str], _Answer] = {}
+        self._running: dict[Name, _Answer] = {}
+        self._ended: dict[Name, _Answer] = {}  # the oldest first
+        self._num_bytes = 0  # of those
 
     async def once(
         self, tenant: str, key: str, said: str, begin: Callable[[], AsyncGenerator[Numbered, None]], num_jobs: int = 1
@@ -52,56 +55,61 @@ class Repeats:
         """
         self._forget_old()
         name, digest = (tenant, key), hashlib.sha256(said.encode()).hexdigest()
-        if (answer := self._answers.get(name)) is not None:
-            _check_same(answer, digest)
+        if (answer := self._known(name, digest)) is not None:
             for told in answer.events:
                 yield told
             return
-        self._answers[name] = answer = _Answer(digest, num_jobs)
+        self._running[name] = answer = _Answer(digest, num_jobs)
         try:
             async with aclosing(begin()) as events:
                 async for told in events:
-                    self._note(answer, told)
+                    self._note(name, answer, told)
                     yield told
         finally:
-            if answer.until is None:
-                del self._answers[name]
-        self._make_room()
+            if self._running.get(name) is answer:
+                del self._running[name]
 
     def forget(self, image_id: str) -> None:
         """A deleted picture is told to nobody."""
-        self._answers = {name: answer for name, answer in self._answers.items() if not _tells(answer, image_id)}
+        for name in [name for name, answer in self._ended.items() if _tells(answer, image_id)]:
+            self._drop(name)
+        self._running = {name: answer for name, answer in self._running.items() if not _tells(answer, image_id)}
 
-    def _note(self, answer: _Answer, told: Numbered) -> None:
+    def _known(self, name: Name, digest: str) -> _Answer | None:
+        """What was told before, to the end."""
+        answer = self._running.get(name) or self._ended.get(name)
+        if answer is None:
+            return None
+        if answer.said != digest:
+            raise InputError(HEADER, "was given to another request before")
+        if name in self._running:
+            raise RepeatedError(f"the request with this {HEADER} still runs")
+        return answer
+
+    def _note(self, name: Name, answer: _Answer, told: Numbered) -> None:
         _, event = told
         if isinstance(event, Preview):
             return
         answer.events.append(told)
         answer.num_bytes += _num_bytes(event)
         answer.num_left -= isinstance(event, Receipt)
-        if not answer.num_left:  # nothing comes after it
+        if not answer.num_left and self._running.get(name) is answer:  # nothing comes after it
             answer.until = self._clock() + self._seconds
+            self._ended[name] = self._running.pop(name)
+            self._num_bytes += answer.num_bytes
+            self._make_room()
 
     def _forget_old(self) -> None:
         now = self._clock()
-        self._answers = {
-            name: answer for name, answer in self._answers.items() if answer.until is None or answer.until > now
-        }
+        while (name := next(iter(self._ended), None)) is not None and self._ended[name].until <= now:
+            self._drop(name)
 
     def _make_room(self) -> None:
-        done = [(answer.until, name) for name, answer in self._answers.items() if answer.until is not None]
-        num_bytes = sum(self._answers[name].num_bytes for _, name in done)
-        for _, name in sorted(done):
-            if num_bytes <= self._max_bytes:
-                return
-            num_bytes -= self._answers.pop(name).num_bytes
+        while self._num_bytes > self._max_bytes:
+            self._drop(next(iter(self._ended)))
 
-
-def _check_same(answer: _Answer, digest: str) -> None:
-    if answer.said != digest:
-        raise InputError(HEADER, "was given to another request before")
-    if answer.until is None:
-        raise RepeatedError(f"the request with this {HEADER} still runs")
+    def _drop(self, name: Name) -> None:
+        self._num_bytes -= self._ended.pop(name).num_bytes
 
 
 def _tells(answer: _Answer, image_id: str) -> bool:

@@ -179,3 +179,56 @@ async def test_another_body_is_refused_even_while_the_first_runs(job):
     with pytest.raises(RepeatedError):
         await ask(repeats, job)
     await events.aclose()
+
+
+class Time(float):
+    """Counts how often it is compared."""
+
+    num_compared = 0
+
+    def __add__(self, other):
+        return Time(float(self) + other)
+
+    def __le__(self, other):
+        Time.num_compared += 1
+        return float(self) <= float(other)
+
+
+async def test_what_is_not_over_yet_is_not_looked_through(job):
+    now = [Time(0)]
+    repeats = Repeats(10**9, clock=lambda: now[0])
+    for number in range(100):
+        await ask(repeats, job, key=str(number))
+    now[0] = Time(3600)
+    await ask(repeats, job, key="100")
+    assert job.num_runs == 101
+    Time.num_compared = 0
+    await ask(repeats, job, key="100")
+    assert (job.num_runs, Time.num_compared) == (101, 1)
+
+
+async def test_an_answer_for_which_there_is_no_room_is_not_kept_for_who_leaves_either(job):
+    repeats = Repeats(100)
+    for num_runs in (1, 2):
+        events = repeats.once("", "one", "this", job.run)
+        while not isinstance((await anext(events))[1], Receipt):
+            pass
+        await events.aclose()
+        assert job.num_runs == num_runs
+
+
+async def test_a_picture_that_is_deleted_while_its_request_runs_is_not_told_again():
+    first, second = Job("first"), Job("second")
+
+    async def both():
+        for number, job in enumerate((first, second)):
+            async for _, event in job.run():
+                yield number, event
+
+    repeats = Repeats(10**9)
+    events = repeats.once("", "one", "this", both, 2)
+    while not isinstance((await anext(events))[1], Receipt):
+        pass
+    repeats.forget("first")
+    assert [number async for number, _ in events] == [1, 1, 1, 1]
+    assert [number async for number, _ in repeats.once("", "one", "this", both, 2)] == [0, 0, 0, 0, 1, 1, 1, 1]
