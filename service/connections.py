@@ -7,6 +7,7 @@ import resource
 from typing import Any, cast
 
 import h11
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.api.problems import MEDIA_TYPE, NO_HTTP
@@ -31,6 +32,7 @@ class Connection(H11Protocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._application, self.app = self.app, self._serve
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -81,6 +83,13 @@ class Connection(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application. That it leaves a client that takes nothing is no error of ours, as uvicorn would log it."""
+        await self._application(scope, receive, send)
+        if self.is_cut_short and scope["state"]["exchange"].is_gone:
+            self.give_up()
+            self.transport.abort()
 
     def _make_room(self) -> None:
         """Of those that were closed already some may be there still: the loop has not come to them."""

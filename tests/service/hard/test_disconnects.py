@@ -41,7 +41,7 @@ def leave(server, wait_until):
     def leaving(connection: socket.socket) -> None:
         connection.close()
         batcher = server.app.state.worker._batcher
-        wait_until(lambda: len(batcher._cancelled) == 1)
+        wait_until(lambda: len(batcher._desk._cancelled) == 1)
 
     return leaving
 

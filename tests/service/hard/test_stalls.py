@@ -98,13 +98,17 @@ def test_who_sends_half_a_body_is_told_and_let_go(open_service):
         assert b'"type":"urn:retouch:problem:slow"' in answer
 
 
-def test_the_job_of_who_reads_nothing_is_cancelled_when_all_buffers_are_full(open_service, wait_until, monkeypatch):
+def test_the_job_of_who_reads_nothing_is_cancelled_when_all_buffers_are_full(
+    open_service, wait_until, monkeypatch, caplog
+):
     monkeypatch.setattr("service.server.LINE_SECONDS", GUARD_SECONDS)  # not by the kernel
     with open_service(send_seconds=0.2) as server:
         shrink(server)
         with connected(server, request_of(STREAM | {"num_inference_steps": 1000})):
             wait_until(lambda: server.app.state.worker.numbers().batching.ended_jobs == {"cancelled": 1})
             wait_until(lambda: not server.server_state.connections)
+            wait_until(lambda: not server.server_state.tasks)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_the_job_of_who_takes_nothing_is_cancelled_when_the_kernel_says_so(
@@ -118,7 +122,7 @@ def test_the_job_of_who_takes_nothing_is_cancelled_when_the_kernel_says_so(
         with connected(server, request_of(STREAM | {"num_inference_steps": 10})):
             device.calls.wait_reached(8)
             batcher = server.app.state.worker._batcher
-            wait_until(lambda: len(batcher._cancelled) == 1)
+            wait_until(lambda: len(batcher._desk._cancelled) == 1)
             device.calls.let_all()
             wait_until(lambda: batcher.numbers().ended_jobs == {"cancelled": 1})
             wait_until(lambda: not server.server_state.connections)
