@@ -4,6 +4,7 @@
     ├── InputError              what was asked cannot be done; names the field
     │   └── ConflictError       a value given beside a source differs from the source's
     ├── UnknownImageError       no recording has this id
+    ├── NoMaskError             the image was drawn, not edited: there is no edit mask of it
     ├── UnauthorizedError       no key came with the request, or one that is not known here
     ├── RepeatedError           a request with this idempotency key still runs
     ├── BusyError               the queue is full, or the deadline cannot be met; come back after `retry_after_seconds`
@@ -40,6 +41,14 @@ class UnknownImageError(RetouchError):
 
     def __init__(self, image_id: str) -> None:
         super().__init__(f"no image has the id {image_id!r}")
+        self.image_id = image_id
+
+
+class NoMaskError(RetouchError):
+    """The image was drawn, not edited: there is no edit mask of it."""
+
+    def __init__(self, image_id: str) -> None:
+        super().__init__(f"the image {image_id!r} was drawn, not edited: it has no edit mask")
         self.image_id = image_id
 
 

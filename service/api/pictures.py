@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, HTTPException, Path, Request, Response, Security
+from fastapi import APIRouter, Header, Path, Request, Response, Security
 from pydantic import BaseModel, Field
 
 from service.api.answers import url_of
 from service.api.description import GATED, Described, documented
 from service.api.gates import GatedRoute, bearer
 from service.api.repeats import Repeats
+from service.errors import NoMaskError
 from service.workers import Blob, Drawn, Worker
 
 CACHED = {"Cache-Control": "private, max-age=31536000, immutable", "Vary": "Authorization"}  # an id is a digest
@@ -93,7 +94,7 @@ async def delete(image_id: ImageId, request: Request) -> None:
 async def _png(request: Request, image_id: str, name: Blob, if_none_match: str) -> Response:
     png = await _worker(request).read(image_id, name, request.state.tenant)
     if png is None:
-        raise HTTPException(404, f"the image {image_id!r} was drawn, not edited: it has no edit mask")
+        raise NoMaskError(image_id)
     headers = {"ETag": f'"{image_id}.{name}"', **CACHED}
     if _has(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)

@@ -3,7 +3,7 @@
 400            what is no HTTP request at all (`service.connections`); what is wrong with one has a name, and is a 422
 401            UnauthorizedError
 403 404 405    the gate's and the framework's
-404            UnknownImageError
+404            UnknownImageError, NoMaskError
 408 413        of bodies
 409            RepeatedError
 422            InputError, ConflictError, and what pydantic finds
@@ -38,6 +38,7 @@ from service.errors import (
     InputError,
     JobFailedError,
     LimitError,
+    NoMaskError,
     NotReadyError,
     RepeatedError,
     RetouchError,
@@ -61,7 +62,9 @@ class Problem(BaseModel):
     retry_after_seconds: float | None = Field(
         None, ge=0, description="When to come again; `Retry-After` is the same, rounded up", examples=[12.3]
     )
-    image_id: str | None = Field(None, description="Of the image that is not there", examples=["6f1d0c2b9a"])
+    image_id: str | None = Field(
+        None, description="Of the image that is not there, or has no edit mask", examples=["6f1d0c2b9a"]
+    )
     deadline_seconds: float | None = Field(None, description="What the request had given", examples=[5.0])
 
     @property
@@ -94,6 +97,7 @@ KINDS: dict[type[RetouchError], Kind] = {
     InputError: INPUT,
     ConflictError: Kind(422, "conflict", "A value differs from the source's"),
     UnknownImageError: Kind(404, "unknown-image", "There is no such image"),
+    NoMaskError: Kind(404, "no-mask", "The image was not edited"),
     UnauthorizedError: Kind(401, "unauthorized", "A key is needed"),
     RepeatedError: Kind(409, "repeated", "The same request still runs"),
     BusyError: Kind(429, "busy", "The service has too much to do"),

@@ -15,6 +15,7 @@ from service.errors import (
     InputError,
     JobFailedError,
     LimitError,
+    NoMaskError,
     NotReadyError,
     RepeatedError,
     RetouchError,
@@ -28,6 +29,7 @@ ERRORS: dict[str, type[RetouchError]] = {
     "input": InputError,
     "conflict": ConflictError,
     "unknown-image": UnknownImageError,
+    "no-mask": NoMaskError,
     "unauthorized": UnauthorizedError,
     "repeated": RepeatedError,
     "busy": BusyError,
@@ -71,7 +73,7 @@ def problem_error(response: httpx.Response, problem: Mapping[str, Any]) -> Retou
         error = cls(seconds, detail.removesuffix(f"; try again in {seconds:.0f} s"))
     elif issubclass(cls, NotReadyError):
         error = cls(detail, problem["retry_after_seconds"])
-    elif issubclass(cls, UnknownImageError):
+    elif issubclass(cls, UnknownImageError | NoMaskError):
         error = cls(problem["image_id"])
     elif issubclass(cls, DeadlineError):
         error = cls(problem["deadline_seconds"])

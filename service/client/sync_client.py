@@ -84,7 +84,7 @@ class Client:
         return self._ask(calls.image(image_id), read_png)
 
     def mask(self, image_id: str) -> bytes:
-        """The PNG of what an edit changed, in white. UnknownImageError; ServerError 404 if it is no edit."""
+        """The PNG of what an edit changed, in white. UnknownImageError; NoMaskError if it is no edit."""
         return self._ask(calls.mask(image_id), read_png)
 
     def lineage(self, image_id: str) -> Lineage:

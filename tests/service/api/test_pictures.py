@@ -97,7 +97,9 @@ async def test_a_picture_and_its_mask_are_not_taken_for_each_other(service, edit
 
 async def test_a_drawn_picture_has_no_mask(service, source):
     response = await service.get(f"/images/{source}/mask", headers=ANN)
-    assert (response.status_code, response.json()["type"]) == (404, "urn:retouch:problem:not-found")
+    problem = response.json()
+    assert (response.status_code, problem["type"]) == (404, "urn:retouch:problem:no-mask")
+    assert (problem["image_id"], "was drawn, not edited" in problem["detail"]) == (source, True)
 
 
 @pytest.mark.parametrize("image_id", ["%2e%2e%2fsecret", "a%00b", "é", "'", '"'])

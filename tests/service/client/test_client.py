@@ -13,7 +13,7 @@ from PIL import Image
 import service.client
 from service.api.keys import make_key
 from service.client import Client
-from service.errors import UnauthorizedError, UnknownImageError
+from service.errors import NoMaskError, UnauthorizedError, UnknownImageError
 from service.jobs import Accepted, ImageReady, MaskFound, Outcome, Preview, Receipt
 
 OLD = "a snow mountain under a night sky with a red house"
@@ -42,6 +42,12 @@ def test_a_drawn_picture_has_no_source_and_no_mask(source):
     assert source.image_url == f"/images/{source.image_id}"
     assert source.picture.format == "PNG"
     assert source.image not in repr(source).encode()
+
+
+def test_the_mask_of_a_drawn_picture_is_none(postcard, source):
+    with pytest.raises(NoMaskError) as caught:
+        postcard.mask(source.image_id)
+    assert caught.value.image_id == source.image_id
 
 
 def test_an_edit_tells_picture_mask_and_receipt(postcard, source):

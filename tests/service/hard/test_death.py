@@ -45,7 +45,8 @@ def test_all_its_jobs_are_answered_and_the_service_is_ready_again(server, client
     first.join(GUARD_SECONDS)
     assert not first.is_alive()
     refused = [client.get("/readyz"), client.post("/generate", json=DRAW)]
-    assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} == {(503, "5")}
+    assert {answer.status_code for answer in refused} == {503}
+    assert all(1 <= int(answer.headers["retry-after"]) <= 5 for answer in refused)
     assert client.get("/healthz").json() == {"state": "restarting"}
     device.openings.let_all()
     wait_until(lambda: client.get("/readyz").status_code == 200)
