@@ -42,7 +42,9 @@ def _add_generate(parser: Parser) -> None:
 
 
 def _add_edit(parser: Parser) -> None:
-    parser.add_argument("--source-prompt", required=True, help="what the source shows; it is drawn first")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--source-prompt", metavar="TEXT", help="what the source shows; it is drawn first")
+    source.add_argument("--image-id", metavar="ID", help="the source, kept by the server or in RETOUCH_DISK_PATH")
     parser.add_argument("--prompt", required=True, help="the new words")
     parser.add_argument("--mask", type=Path, dest="edit_mask", metavar="PNG", help="white may change")
     parser.add_argument("--mask-mode", choices=get_args(MaskMode), help="default: given with --mask, else detect")

@@ -4,6 +4,7 @@
     retouch edit --source-prompt "a red house on a meadow" --prompt "a blue house on a meadow" --out blue.png
     retouch serve
     retouch edit --server http://127.0.0.1:8000 --source-prompt "a red house" --prompt "a blue house"
+    retouch edit --server http://127.0.0.1:8000 --image-id 6f1d0c2b9a --prompt "a blue house"
     retouch inspect --disk recordings
     retouch key ann
 

@@ -17,6 +17,7 @@ from service.commands.files import Made
 from service.errors import InputError, UnknownImageError
 from service.jobs import Accepted, MaskFound, Outcome, Preview
 
+SOURCES = {"source_prompt", "image_id"}  # an edit has one of them
 KEY = "RT_KEY"  # no RETOUCH_ name: those are the service's settings
 
 
@@ -29,7 +30,7 @@ def made_there(url: str, key: Path | None, fields: dict[str, Any]) -> Iterator[M
         ConnectionError: it cannot be reached, or was lost; the job is cancelled then, and by whatever else is raised.
     """
     with _reached(url), Client(url, _key(key)) as client:
-        stream = client.stream_edit if "source_prompt" in fields else client.stream_generate
+        stream = client.stream_edit if SOURCES & fields.keys() else client.stream_generate
         with stream(**fields) as events:
             outcome = Outcome.of(_shown(events))
         yield Made(outcome, lambda image_id: _png(client, image_id))

@@ -71,6 +71,14 @@ def test_an_edit_writes_its_files_and_prints_its_receipt(tmp_path, capsys):
     ]
 
 
+def test_the_source_may_be_a_picture_on_the_disk(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("RETOUCH_DISK_PATH", str(tmp_path / "kept"))
+    assert cli.main(["generate", OLD, "--json", *QUICK]) == 0
+    source_id = json.loads(capsys.readouterr().out)["image_id"]
+    assert cli.main(["edit", "--image-id", source_id, "--prompt", NEW, "--json", "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["source_id"] == source_id
+
+
 def test_a_dry_run_has_no_picture_to_write(capsys):
     assert cli.main(edit("--dry-run", "--out", "picture.png", *QUICK)) == 2
     assert "--out: a dry run draws no picture" in capsys.readouterr().err
@@ -104,6 +112,9 @@ def test_a_dry_run_writes_the_mask_only(tmp_path, capsys):
         (edit("--source-out", "a.png", "--mask-out", "a.png"), "--mask-out"),
         (["generate", OLD, "--model", "./nowhere"], "--model"),
         (["edit", "--prompt", NEW], "--source-prompt"),
+        (["edit", "--prompt", NEW], "--image-id"),
+        (edit("--image-id", "a"), "--image-id"),
+        (["edit", "--prompt", NEW, "--image-id", ""], "--image-id"),
         (["edit", "--prompt", "", "--source-prompt", OLD], "--prompt"),
         (edit("--mask", "missing.png"), "--mask"),
         (edit("--mask", __file__), "--mask"),

@@ -76,6 +76,17 @@ def test_flags_are_fields(scripted_server, worker):
     assert (job.rules.margin, job.rules.attention, job.dry_run, job.preview_every) == (2, "masked", True, 3)
 
 
+def test_the_source_may_be_a_picture_that_the_server_keeps(postcard_url, capsys):
+    assert cli.main(["generate", "--server", postcard_url, OLD, "--out", "old.png", "--json", *QUICK]) == 0
+    source_id = json.loads(capsys.readouterr().out)["image_id"]
+    by_id = ["edit", "--server", postcard_url, "--image-id", source_id, "--prompt", NEW]
+    assert cli.main([*by_id, "--source-out", "source.png", "--out", "new.png", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["source_id"] == source_id
+    assert np.array_equal(pixels("source.png"), pixels("old.png"))
+    assert cli.main(["edit", "--server", postcard_url, "--image-id", "unknown", "--prompt", NEW]) == 1
+    assert capsys.readouterr().err == "retouch: no image has the id 'unknown'\n"
+
+
 def test_a_source_that_is_not_kept_is_told(scripted_server, worker, tmp_path, capsys):
     del worker
     assert cli.main(edit(scripted_server[0], "--out", "new.png", "--source-out", "old.png")) == 0
