@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from service.api import description, health, model, page, pictures, problems, reference, routes
 from service.api.bodies import Bodies
+from service.api.deadlines import Deadlines
 from service.api.draining import Drain
 from service.api.gates import Gate
 from service.api.keys import Keys
@@ -65,6 +66,7 @@ def create_app(
     )
     app.state.drain = Drain()
     app.state.gate = _gate(settings)
+    app.state.deadlines = Deadlines(settings.max_deadline_seconds)
     app.state.repeats = Repeats(settings.idempotency_bytes)
     app.state.send_seconds = settings.send_seconds
     openai_routers = openai.router, openai_models.router

@@ -11,7 +11,7 @@ import os
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import InputError
@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     )
     idempotency_bytes: NonNegativeInt = Field(
         64 * 2**20, description="memory for answers to requests with an Idempotency-Key, which are kept for an hour"
+    )
+    max_deadline_seconds: NonNegativeFloat = Field(
+        0.0, description="longest deadline of a job, and that of one whose request has none; 0 = no limit"
     )
     drain_seconds: float = Field(30.0, ge=0, description="how long running jobs may go on after SIGTERM")
 

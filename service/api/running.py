@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.types import Receive
 
+from service.api.deadlines import Deadlines
 from service.api.draining import Drain
 from service.api.quotas import Quotas
 from service.api.repeats import HEADER, Repeats
@@ -31,6 +32,8 @@ async def events_of(request: Request, jobs: Sequence[Job], said: str) -> AsyncGe
         RetouchError: the jobs were not taken, or one failed.
     """
     key, tenant = request.headers.get(HEADER), request.state.tenant
+    deadlines: Deadlines = request.app.state.deadlines
+    jobs = [deadlines.bounded(job) for job in jobs]
     if key is None:
         events = _run(request, tenant, jobs)
     else:
