@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
 
 from fastapi import FastAPI, HTTPException
@@ -50,20 +51,28 @@ def documented(*statuses: int) -> Described:
 
 
 def complete(app: FastAPI, *, needs_key: bool) -> None:
-    """Every answer has the header that all have; a key may be left out where none is known."""
-    described = app.openapi
+    """Every answer has the header that all have; a key may be left out where none is known.
+
+    The first description takes a third of a second to make: threads may ask for it.
+    """
+    described, making = app.openapi, Lock()
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            for path in described()["paths"].values():
-                for operation in path.values():
-                    for answer in operation["responses"].values():
-                        answer.setdefault("headers", {})[HEADER] = REQUEST_ID
-                    if "security" in operation and not needs_key:
-                        operation["security"].append({})
-        return described()
+        with making:
+            if app.openapi_schema is None:
+                for path in described()["paths"].values():
+                    for operation in path.values():
+                        _complete(operation, needs_key=needs_key)
+            return described()
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way
+
+
+def _complete(operation: dict[str, Any], *, needs_key: bool) -> None:
+    for answer in operation["responses"].values():
+        answer.setdefault("headers", {})[HEADER] = REQUEST_ID
+    if "security" in operation and not needs_key:
+        operation["security"].append({})
 
 
 def _error(status: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ async def _answer(others: Mapping[str, Write], request: Request, error: Exceptio
     request.state.log["problem"] = problem.name
     headers = headers_of(error) | {HEADER: request.state.request_id}  # a defect's answer passes no middleware
     if "Allow" in headers:
-        headers["Allow"] = _allowed(request) or headers["Allow"]
+        headers["Allow"] = await asyncio.to_thread(_allowed, request) or headers["Allow"]
     write = next((one for prefix, one in others.items() if request.url.path.startswith(prefix)), _written)
     return write(problem, headers)
 

@@ -5,6 +5,7 @@ FastAPI's own pages are made by scripts of a CDN; here there is nothing to click
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
@@ -34,14 +35,14 @@ router = APIRouter(route_class=NamedRoute, include_in_schema=False)
 async def openapi(request: Request) -> Response:
     """For programs. It needs no key, and neither does the page."""
     app: FastAPI = request.app
-    return Response(json.dumps(app.openapi()), media_type="application/json")
+    return Response(json.dumps(await asyncio.to_thread(app.openapi)), media_type="application/json")
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
 async def docs(request: Request) -> Response:
     """For people."""
     app: FastAPI = request.app
-    return Response(page_of(app.openapi()), headers=HEADERS, media_type="text/html")
+    return Response(page_of(await asyncio.to_thread(app.openapi)), headers=HEADERS, media_type="text/html")
 
 
 def page_of(described: Schema) -> str:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 
 import pytest
 
 from service.api.reference import page_of
+from service.app import create_app
+from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -103,3 +107,26 @@ async def test_without_keys_other_names_are_not_answered(open_client, path):
 async def test_with_keys_everybody_may_read_what_there_is(keyed):
     for path in ("/docs", "/openapi.json"):
         assert (await keyed.get(path, headers=STRANGER)).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/docs"), ("GET", "/openapi.json"), ("PUT", "/images/x")])
+async def test_the_description_is_made_beside_the_loop(client, monkeypatch, method, path):
+    """Whoever asks first waits for it, nobody else."""
+    threads, make = [], client.app.openapi
+
+    def openapi():
+        threads.append(threading.current_thread())
+        return make()
+
+    monkeypatch.setattr(client.app, "openapi", openapi)
+    assert (await client.request(method, path)).status_code in {200, 405}
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_a_description_that_two_ask_for_at_once_is_made_once():
+    app = create_app(Settings())
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(lambda _: app.openapi(), range(8)))
+    assert all(one is told[0] for one in told)
+    assert told[0]["paths"]["/model"]["get"]["security"] == [{"HTTPBearer": []}, {}]
