@@ -37,6 +37,10 @@ class Copy(Protocol):
     def num_bytes(self) -> int:
         """Of the tier, for all of them."""
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether it is known that they are as they were written."""
+
     def check(self) -> None:
         """DamagedError where they are not as they were written; quick where that is known."""
 
@@ -47,6 +51,7 @@ class InMemory:
 
     slabs: Sequence[Tensor]
     in_reach: bool = False
+    is_checked = True
 
     @property
     def num_bytes(self) -> int:
@@ -91,13 +96,17 @@ class Rows:
         """They are not in this tier any more."""
         self.copies = {one: copy for one, copy in self.copies.items() if one != tier}
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether it is known of their fastest copy that it is as it was written."""
+        fastest = self._fastest
+        return fastest is None or fastest.is_checked
+
     def check(self) -> None:
         """DamagedError where their fastest copy is not as it was written."""
-        copies = self.copies
-        for tier in FASTEST_FIRST:
-            if tier in copies:
-                copies[tier].check()
-                return
+        fastest = self._fastest
+        if fastest is not None:
+            fastest.check()
 
     def columns(self) -> Iterator[tuple[int, str, str]]:
         """Step, plane and column of all that must be written; nothing of planes of which no row is kept."""
@@ -144,6 +153,11 @@ class Rows:
         if column is not None:
             array = array[:, self.lie.layout[plane].columns[column]]
         return array.index_select(0, slots.to(array.device)).cpu()
+
+    @property
+    def _fastest(self) -> Copy | None:
+        copies = self.copies
+        return next((copies[tier] for tier in FASTEST_FIRST if tier in copies), None)
 
     def _array(self, tiers: Sequence[Tier], step: int, plane: str) -> Tensor:
         copies = self.copies

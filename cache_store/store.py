@@ -104,6 +104,15 @@ class Store:
         with self._lock:
             return list(self._entries)
 
+    def is_at_hand(self, recording_id: str) -> bool:
+        """Whether nobody who asks it for its rows waits for the disk: they are in memory, or checked, or not there.
+
+        Waits for nothing, the lock included.
+        """
+        entry = self._entries.get(recording_id)
+        activations = entry.activations if entry else None
+        return activations is None or all(rows.is_checked for rows in activations.read)
+
     def create(
         self,
         recording_id: str,

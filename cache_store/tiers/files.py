@@ -98,7 +98,7 @@ class StoredFile:
         """Reads the header. DamagedError where it is not one, or the file has another length than it says."""
         self.path = path
         self._lock = threading.Lock()
-        self._is_checked = False
+        self.is_checked = False
         self._mapped = _mapped(path)
         self.num_bytes = len(self._mapped)
         self.meta, self.sections = self._read_header()
@@ -111,13 +111,13 @@ class StoredFile:
     def check(self) -> None:
         """DamagedError where a section is not as it was written. Once: what was found whole is not read again."""
         with self._lock:
-            if self._is_checked:
+            if self.is_checked:
                 return
             for name, its in self.sections.items():
                 end = its.begin + aligned(its.num_bytes, PAGE)
                 if zlib.crc32(self._mapped[its.begin : end].numpy().data) != its.checksum:
                     raise DamagedError(self.path, "checksum", f"section {name!r} is not as it was written")
-            self._is_checked = True
+            self.is_checked = True
 
     def _read_header(self) -> tuple[Mapping[str, Any], Mapping[str, Section]]:
         """From another version nothing else is believed, the checksum's place included."""

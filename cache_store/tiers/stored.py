@@ -20,7 +20,7 @@ from torch import Tensor
 from cache_store.activations import Activations, Places
 from cache_store.layout import Slabs, layout_as_json, layout_of_json
 from cache_store.rows import Rows
-from cache_store.tiers.files import StoredFile
+from cache_store.tiers.files import PAGE, StoredFile
 
 Blob = bytes | Tensor
 Parts = tuple[dict[str, Any], dict[str, Tensor]]  # what a file says, and its sections: uint8 [bytes]
@@ -71,6 +71,11 @@ class InFile:
         """Of the file."""
         return self.file.num_bytes
 
+    @property
+    def is_checked(self) -> bool:
+        """See `Copy.is_checked`."""
+        return self.file.is_checked
+
     def check(self) -> None:
         """See `Copy.check`. Once."""
         self.file.check()
@@ -96,13 +101,20 @@ def core_as_parts(
 
 
 class StoredBlobs(Mapping[str, Blob]):
-    """The blobs of a core, from its file."""
+    """The blobs of a core, from its file. Short words are in memory: whoever asks what it is waits for no disk."""
 
     def __init__(self, file: StoredFile) -> None:
         self._file = file
         self._forms = file.meta["blobs"]
+        self._words = {name: self._read(name) for name in self if self._is_short(name)}
 
     def __getitem__(self, name: str) -> Blob:
+        return self._words[name] if name in self._words else self._read(name)
+
+    def _is_short(self, name: str) -> bool:
+        return self._forms[name] is None and self._file.sections[f"blob:{name}"].num_bytes <= PAGE
+
+    def _read(self, name: str) -> Blob:
         form, data = self._forms[name], self._file.section(f"blob:{name}")
         if form is None:
             return data.numpy().tobytes()

@@ -80,13 +80,24 @@ class Batcher:
         """The state after loading; blocks until then."""
         return self._desk.wait_while({"loading", "restarting"})
 
-    def foresee(self, job: Job) -> Outlook | None:
-        """What a job will ask of the network, for `submit`; None where that cannot be told. It may wait for the disk.
+    def check(self) -> None:
+        """Waits for nothing.
 
         Raises:
             NotReadyError, BusyError: as `submit`, where no job at all would be taken.
         """
         self._desk.check()
+
+    def reads_disk(self, job: Job) -> bool:
+        """Whether `foresee` has to wait for the disk; waits for nothing."""
+        return self._foresight is not None and self._foresight.reads_disk(job)
+
+    def foresee(self, job: Job) -> Outlook | None:
+        """What a job will ask of the network, for `submit`; None where that cannot be told.
+
+        Raises as `check`, of which it is another one: some time may have gone.
+        """
+        self.check()
         foresight = self._foresight
         if foresight is None:
             return None

@@ -21,7 +21,7 @@ from service.engine.region import BREAK_EVEN_RATIO
 from service.engine.revision import MOST_DEPTH, reads_rows
 from service.engine.sampling import beside, num_branches, resolve
 from service.engine.weights import Model
-from service.errors import UnknownImageError
+from service.errors import RetouchError, UnknownImageError
 from service.jobs import EditJob, GenerateJob, Job, Sampling
 
 
@@ -53,6 +53,19 @@ class Foresight:
     def _macs(self) -> MacModel:
         """The network summed up; of any size."""
         return MacModel.of(self.model.unet.cfg, 1, 1, self.model.tokenizers[0].model_max_length)
+
+    def reads_disk(self, job: Job) -> bool:
+        """Whether the call below reads rows from the disk, to check them. This one waits for nothing."""
+        if isinstance(job, GenerateJob):
+            return False
+        image_id = job.image_id
+        if image_id is None and job.source_prompt is not None:
+            try:
+                sampling = resolve(self.model, job.sampling)
+            except RetouchError:  # it will fail before it reads anything
+                return False
+            image_id = generation_id(self.model, _worded(job.source_prompt), sampling, job.tenant)
+        return image_id is not None and not self.store.is_at_hand(image_id)
 
     def __call__(self, job: Job) -> Outlook:
         """The job's calls; of a dry run those of the whole edit. RetouchErrors: what it will fail for.

@@ -108,7 +108,7 @@ def png_of(recording: Recording, name: Literal["image", "edit_mask"]) -> bytes |
     if not isinstance(image, Tensor):
         return None
     if name == "image":
-        return to_png(image.numpy())
+        return to_png(image.clone().numpy())  # torch reads it, perhaps from a slow disk, while Python goes on
     return to_png(to_png_array(mask.numpy(), len(image) // len(mask))) if isinstance(mask, Tensor) else None
 
 

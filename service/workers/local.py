@@ -11,6 +11,7 @@ import torch
 
 from cache_store.store import Store
 from service.batching.batcher import STEP_SECONDS, Batcher
+from service.batching.costs import Outlook
 from service.batching.desk import Order
 from service.batching.foresight import Foresight
 from service.batching.meter import DeviceMeter
@@ -29,9 +30,14 @@ from service.workers import Blob, Card, Lineage
 from service.workers.mailbox import Mailbox
 from service.workers.numbers import WorkerNumbers
 from service.workers.pictures import Pictures
+from service.workers.pools import Pool
 from service.workers.stores import Budget, add_device
 
 log = logging.getLogger(__name__)
+
+NUM_READERS = 4  # of pictures, which they read from the disk and make into PNGs
+NUM_CHECKERS = 2  # of rows on the disk, for jobs that will read them
+NUM_SEERS = 2  # of jobs that ask nothing of the disk
 
 
 class LocalWorker:
@@ -45,6 +51,9 @@ class LocalWorker:
         self._store = store
         self._catalog = catalog
         self._cards = cards
+        self._reading = Pool("reading", NUM_READERS)
+        self._checking = Pool("checking", NUM_CHECKERS)
+        self._foreseeing = Pool("foreseeing", NUM_SEERS)
 
     @property
     def card(self) -> Card | None:
@@ -59,7 +68,8 @@ class LocalWorker:
     async def submit(self, jobs: Sequence[Job]) -> AsyncGenerator[Numbered, None]:
         """As in `Worker`."""
         mailbox = Mailbox()
-        outlooks = [await asyncio.to_thread(self._batcher.foresee, job) for job in jobs]
+        self._batcher.check()  # before anything is waited for
+        outlooks = [await self._foresee(job) for job in jobs]
         orders = [
             Order(job, partial(mailbox.put, number), outlook)
             for number, (job, outlook) in enumerate(zip(jobs, outlooks, strict=True))
@@ -73,6 +83,10 @@ class LocalWorker:
         finally:
             for job_id in job_ids:
                 self._batcher.cancel(job_id)
+
+    async def _foresee(self, job: Job) -> Outlook | None:
+        pool = self._checking if self._batcher.reads_disk(job) else self._foreseeing
+        return await pool.run(self._batcher.foresee, job)
 
     def numbers(self) -> WorkerNumbers:
         """What was done so far, and how things are; waits for nothing."""
@@ -88,22 +102,24 @@ class LocalWorker:
 
     async def read(self, image_id: str, name: Blob, tenant: str) -> bytes | None:
         """As in `Worker`."""
-        return await asyncio.to_thread(Pictures(self._store, tenant).read, image_id, name)
+        return await self._reading.run(Pictures(self._store, tenant).read, image_id, name)
 
     async def lineage(self, image_id: str, tenant: str) -> Lineage:
         """As in `Worker`."""
-        return await asyncio.to_thread(Pictures(self._store, tenant).lineage, image_id)
+        return await self._reading.run(Pictures(self._store, tenant).lineage, image_id)
 
     async def find(self, digest: str, tenant: str) -> str | None:
         """As in `Worker`."""
-        return await asyncio.to_thread(Pictures(self._store, tenant).find, digest)
+        return await self._reading.run(Pictures(self._store, tenant).find, digest)
 
     async def delete(self, image_id: str, tenant: str) -> None:
         """As in `Worker`."""
-        await asyncio.to_thread(Pictures(self._store, tenant).delete, image_id)
+        await self._reading.run(Pictures(self._store, tenant).delete, image_id)
 
     async def close(self) -> None:
         """As in `Worker`."""
+        for pool in (self._reading, self._checking, self._foreseeing):
+            pool.close()
         await asyncio.to_thread(self._batcher.close)
         await asyncio.to_thread(self._store.close)
         if self._catalog is not None:

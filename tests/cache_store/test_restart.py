@@ -119,6 +119,28 @@ def test_leftovers_are_removed_and_counted(stored, restart, tmp_path, files):
     stored.check("a")
 
 
+def test_rows_are_at_hand_when_they_are_in_memory_or_checked(stored, restart):
+    stored.record("a")
+    stored.record("b", "a", [1])
+    assert stored.store.is_at_hand("b")
+    restart(stored)
+    assert not stored.store.is_at_hand("b")
+    assert stored.has_rows("b")
+    for name in ("a", "b", "unknown"):
+        assert stored.store.is_at_hand(name)
+
+
+def test_what_a_recording_says_of_itself_is_in_memory_after_a_restart(stored, restart, tmp_path):
+    draft = stored.draft("a")
+    draft.put("words", b"of its own")
+    draft.commit()
+    restart(stored)
+    (path,) = (tmp_path / "cache").glob("*.core")
+    path.write_bytes(bytes(path.stat().st_size))  # as a disk that cannot be read
+    with stored.store.open("a") as recording:
+        assert recording.blob("words") == b"of its own"
+
+
 def test_a_smaller_disk_keeps_what_fits(stored, restart, tmp_path):
     for name in "abc":
         stored.record(name)

@@ -182,6 +182,21 @@ def test_what_the_job_will_fail_for_is_raised(foresight, source, error, change):
         foresight(replace(EditJob(EDITED, source), **change))
 
 
+@pytest.mark.parametrize(
+    "job",
+    [
+        GenerateJob(PROMPT, SMALL),
+        EditJob(EDITED),
+        EditJob(EDITED, "nobody's"),
+        EditJob(EDITED, source_prompt=PROMPT, sampling=SMALL),
+        EditJob(EDITED, source_prompt=PROMPT, sampling=SamplingRequest(width=7)),
+    ],
+)
+@pytest.mark.usefixtures("source")
+def test_what_is_in_memory_or_nowhere_waits_for_no_disk(foresight, job):
+    assert not foresight.reads_disk(job)
+
+
 def test_an_edit_without_a_source_is_taken_for_a_drawing(foresight):
     assert foresight(EditJob("a moon", sampling=SMALL)) == foresight(GenerateJob("a moon", SMALL))
 
@@ -191,8 +206,13 @@ def test_rows_that_were_damaged_on_the_disk_are_not_counted_on(postcard, tmp_pat
     drawn = done(foresight, GenerateJob(PROMPT, SMALL))[2].image_id
     assert foresight.store.close()
     edit = EditJob(EDITED, drawn)
+    by_words = replace(edit, image_id=None, source_prompt=f" {PROMPT}", sampling=SMALL)
     with closing(Store(1 << 30, disk=Disk(tmp_path, 1 << 30))) as store:
-        assert Foresight(postcard, store)(edit).tier == "disk"
+        again = Foresight(postcard, store)
+        assert again.reads_disk(edit)
+        assert again.reads_disk(by_words)
+        assert again(edit).tier == "disk"
+        assert not again.reads_disk(edit)  # they are checked by now
     (rows,) = tmp_path.glob("*.rows")
     content = bytearray(rows.read_bytes())
     content[len(content) // 2] ^= 1

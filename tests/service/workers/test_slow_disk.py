@@ -1,0 +1,133 @@
+"""A disk that does not answer keeps waiting who needs it, and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import aclosing, suppress
+
+import httpx
+import pytest
+
+from cache_store.store import Store
+from cache_store.tiers.disk import Disk
+from cache_store.tiers.files import StoredFile
+from cache_store.tiers.stored import StoredBlobs
+from service.app import create_app
+from service.batching.batcher import Batcher
+from service.batching.foresight import Foresight
+from service.batching.policy import Limits
+from service.batching.runner import Runner
+from service.engine.predict import predict
+from service.engine.weights import load_model
+from service.errors import BusyError
+from service.jobs import EditJob, GenerateJob, Receipt, SamplingRequest
+from service.settings import Settings
+from service.workers.local import LocalWorker
+
+GUARD_SECONDS = 60  # a test that hangs fails
+MANY = 100  # more than there are threads of any kind
+SMALL = SamplingRequest(num_inference_steps=2, width=64, height=64)
+OLD, NEW = "a green hill under a clear sky", "a green hill under a clear sky with a tree"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model()
+
+
+def open_worker(model, store, may_step):
+    """There are places for two jobs, and the device steps when it may."""
+
+    def stepping(unet, calls):
+        assert may_step.wait(GUARD_SECONDS)
+        return predict(unet, calls)
+
+    def open_runner():
+        return Runner(model, store, Limits(running_jobs=2), predict=stepping, foresight=Foresight(model, store))
+
+    worker = LocalWorker(Batcher(open_runner, max_jobs=2, running_jobs=2), store)
+    assert worker._batcher.wait_opened() == "ready"
+    return worker
+
+
+async def last(worker, job):
+    async with aclosing(worker.submit([job])) as stream:
+        return [event async for _, event in stream][-1]
+
+
+@pytest.fixture
+def may_step():
+    made = threading.Event()
+    made.set()
+    return made
+
+
+@pytest.fixture
+def stored(model, tmp_path, may_step):
+    """A worker over a picture whose rows are on the disk alone, and its id; the disk does not answer any more."""
+    first = open_worker(model, Store(1 << 28, disk=Disk(tmp_path, 1 << 28)), may_step)
+    image_id = asyncio.run(last(first, GenerateJob(OLD, SMALL))).image_id
+    asyncio.run(first.close())
+    worker, may_answer = open_worker(model, Store(1 << 28, disk=Disk(tmp_path, 1 << 28)), may_step), threading.Event()
+
+    def slow(call):
+        def function(*given):
+            assert may_answer.wait(GUARD_SECONDS)
+            return call(*given)
+
+        return function
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(StoredFile, "check", slow(StoredFile.check))
+        patched.setattr(StoredBlobs, "_read", slow(StoredBlobs._read))
+        yield worker, image_id, may_answer
+
+
+async def waiting(worker, image_id):
+    """Many who wait for the disk: with pictures, lineages, lists of all that is kept, and jobs."""
+    asks = (
+        lambda: worker.read(image_id, "image", ""),
+        lambda: last(worker, EditJob(NEW, image_id)),
+        lambda: last(worker, EditJob(NEW, source_prompt=OLD, sampling=SMALL)),
+    )
+    tasks = [asyncio.create_task(ask()) for ask in asks for _ in range(MANY)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_a_disk_that_does_not_answer_delays_no_other_job_and_no_refusal(stored, may_step):
+    worker, image_id, may_answer = stored
+
+    async def work():
+        tasks = await waiting(worker, image_id)
+        drawn = await last(worker, GenerateJob("a red house", SMALL))
+        edited = await last(worker, EditJob("a blue house", drawn.image_id))
+        assert [type(one) for one in (drawn, edited)] == [Receipt, Receipt]
+        may_step.clear()
+        running = worker.submit([GenerateJob(prompt, SMALL) for prompt in ("a tent", "a tree")])
+        await anext(running)
+        with pytest.raises(BusyError):
+            await last(worker, EditJob(NEW, image_id))
+        app = create_app(Settings(), open_worker=lambda _: worker)
+        app.state.worker = worker
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            assert (await client.get("/readyz")).json() == {"state": "ready"}
+        assert not any(task.done() for task in tasks)
+        may_step.set()
+        assert [type(event) async for _, event in running].count(Receipt) == 2
+        may_answer.set()
+        for task in tasks:
+            with suppress(BusyError):
+                assert await task
+        await worker.close()
+
+    asyncio.run(asyncio.wait_for(work(), GUARD_SECONDS))
+
+
+def test_what_is_kept_is_told_without_the_disk(stored):
+    worker, image_id, may_answer = stored
+    lineage = asyncio.run(asyncio.wait_for(worker.lineage(image_id, ""), GUARD_SECONDS))
+    assert lineage.picture.prompt == OLD
+    may_answer.set()
+    asyncio.run(worker.close())
