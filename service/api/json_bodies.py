@@ -57,7 +57,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         raise InputError("body", f"must have at most {MOST_FIELDS} fields, got {len(pairs)}")
     found: dict[str, Any] = {}
     for name, value in pairs:
-        field = name[:MOST_NAME] if name.isprintable() else "body"
+        shown = name[:MOST_NAME]
+        field = shown if shown.isprintable() else "body"
         if len(name) > MOST_NAME:
             raise InputError(field, f"is too long a name: {len(name)} characters")
         if name in found:
