@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -43,6 +43,8 @@ class Movement:
         self.on_lost = on_lost
         self._entries = entries
         self._opened = opened
+        self._found: deque[str] = deque()  # of whom nobody was told yet
+        self._watcher: Callable[[str], None] | None = None
         self._placement = placement
         self._disk = placement.disk
         self._lock = lock
@@ -64,8 +66,22 @@ class Movement:
                     self._placement.add(entry.activations)
             for recording_id in meanwhile:  # is newer than what was found
                 self._entries.move_to_end(recording_id)
+            self._found.extend(one for one, entry in reversed(found.items()) if self._entries[one] is entry)
+        self._tell_soon()
         self._counts.add("reclaimed_bytes", count=self._disk.reclaimed_bytes + self._sweep())
         self._placement.fit_disk()
+
+    def watch(self, watcher: Callable[[str], None]) -> None:
+        """From now on it is told of all recordings that are there, and then of those that a late disk brings."""
+        with self._lock:
+            self._found, self._watcher = deque(reversed(self._entries)), watcher
+        self._tell_soon()
+
+    def close(self, deadline_seconds: float) -> bool:
+        """Writes what waits, as far as the deadline allows, and tells nobody of anything; whether all was written."""
+        with self._lock:
+            self._found, self._watcher = deque(), None
+        return self.mover.close(deadline_seconds)
 
     def committed(self, recording_id: str) -> None:
         """It is written soon."""
@@ -118,6 +134,20 @@ class Movement:
         with self._lock:
             self._placement.lose(rows, "damaged")
         self.sweep()
+
+    def _tell_soon(self) -> None:
+        """Of one after another, between which others have their turn: a watcher reads from the disk."""
+        if self._watcher and self._found:
+            self.mover.put("tell", self._tell)
+
+    def _tell(self) -> None:
+        with self._lock:
+            watcher, recording_id = self._watcher, self._found.popleft() if self._found else None
+        if watcher and recording_id:
+            try:
+                watcher(recording_id)
+            finally:
+                self._tell_soon()
 
     def _promote(self, still_there: ref[Rows], tier: Tier) -> None:
         """Unless they were forgotten while they waited, which waiting must not hinder."""

@@ -99,6 +99,14 @@ class Store:
         with self._lock:
             self._placement.arenas["device"] = arena
 
+    def watch(self, watcher: Callable[[str], None]) -> None:
+        """From now on it is told of all recordings that are there, the last used first, and of those of a late disk.
+
+        In the thread that moves bytes, between what that has to do: it may wait for the disk. Until another watches, or
+        the store is closed.
+        """
+        self._movement.watch(watcher)
+
     def ids(self) -> list[str]:
         """All recordings, least recently used first."""
         with self._lock:
@@ -249,7 +257,7 @@ class Store:
 
     def close(self, deadline_seconds: float = 10.0) -> bool:
         """Writes what is not on the disk, as far as the deadline allows; whether all that can be written is."""
-        is_done = self._movement.mover.close(deadline_seconds)
+        is_done = self._movement.close(deadline_seconds)
         if self._placement.disk is not None:
             self._placement.disk.close()
         return is_done

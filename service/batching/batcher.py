@@ -171,6 +171,7 @@ class Batcher:
         self._num_failures = 0
         self._open_seconds = self._clock() - begin
         self._foresight = runner.foresight
+        runner.wake = self._desk.wake
         if self._foresight:
             self._desk.runs_on(self._foresight.device)
         self._desk.become("ready")

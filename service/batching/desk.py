@@ -47,6 +47,7 @@ class Desk:
         self._step_since: float | None = None  # of the clock; None between steps
         self._arrived: list[str] = []
         self._cancelled: list[str] = []
+        self._is_woken = False
 
     @property
     def state(self) -> State:
@@ -91,11 +92,18 @@ class Desk:
                 self._cancelled.append(job_id)
                 self._changed.notify_all()
 
+    def wake(self) -> None:
+        """There is something else to be done: who collects waits no longer."""
+        with self._changed:
+            self._is_woken = True
+            self._changed.notify_all()
+
     def collect(self, *, waits: bool, closing: threading.Event) -> Arrivals:
         """What has come; if it `waits`, not before there is something, or it is closing time."""
         with self._changed:
-            while waits and not self._arrived and not self._cancelled and not closing.is_set():
+            while waits and not (self._arrived or self._cancelled or self._is_woken or closing.is_set()):
                 self._changed.wait()
+            self._is_woken = False
             tickets = self._ledger.tickets
             jobs = {job_id: tickets[job_id] for job_id in self._arrived if job_id in tickets}
             arrivals = Arrivals(jobs, tuple(self._cancelled))

@@ -87,6 +87,7 @@ class Runner:
         self._start = start
         self._predict = predict
         self._chores = deque(chores)
+        self.wake: Callable[[], object] = lambda: None  # whoever steps it, and sleeps while it is idle
         self._meter = meter or HostMeter()
         self._clock = clock
         self.foresight = foresight
@@ -114,6 +115,11 @@ class Runner:
     def add(self, job_id: str, job: Job, *, waited_seconds: float = 0.0, usage: Usage | None = None) -> None:
         """Put a job into the queue. `waited_seconds` is how long it waited elsewhere; `usage` is kept up to date."""
         self._waiting[job_id] = _Waiting(job, self._clock() - waited_seconds, usage or Usage())
+
+    def do_later(self, chore: Chore) -> None:
+        """From any thread: when no job is there."""
+        self._chores.append(chore)
+        self.wake()
 
     def cancel(self, job_id: str) -> bool:
         """End a job without an event. False if there is no such job (any more)."""

@@ -1,6 +1,6 @@
 """The recordings that are known, by their prompts: which one is near enough to be edited instead of drawing anew.
 
-    announce     a picture is recorded: its prompt's embedding, and who has it
+    announce     a picture is recorded: its prompt's embedding, and who has it; one that was there before: announce_kept
     nearest      an edit names no source: recordings of its own tenant, model, size and settings, the nearest first
     withdraw     its activations are about to go: what a store's `on_lost` is
 
@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 
 from cache_store.index import Entry, Hit, Index, Space
 from cache_store.store import Store
@@ -60,30 +60,40 @@ class Catalog:
     nearness: Nearness = Nearness()
     embedder: Embedder = field(default_factory=Pooled)
 
-    def announce(self, model: Model, core: Core, recording_id: str, num_bytes: int) -> None:
+    def announce(self, model: Model, core: Core | Told, recording_id: str, num_bytes: int) -> None:
         """A recording is whole, and can be read here."""
         entry = Entry(recording_id, self.worker, self.epoch, "host", num_bytes, time.time())
         space = space_of(model, self.embedder, core.tenant, core.sampling)
         self.index.admit(space, self.embedder.embed(model, core.prompt), entry)
 
-    def announcements(self, model: Model, store: Store) -> Iterator[Callable[[], None]]:
-        """Each announces a recording that can be read here, the last used first: after a start, what is on the disk."""
-        return (partial(self._announce, model, store, recording_id) for recording_id in reversed(store.ids()))
+    def is_source(self, model: Model, store: Store, recording_id: str) -> bool:
+        """Whether this model drew it, and its rows are here; they are checked for that, which waits for the disk."""
+        with self._source(model, store, recording_id) as source:
+            return source is not None
 
-    def _announce(self, model: Model, store: Store, recording_id: str) -> None:
-        """One that this model drew, and of which more than the core is here: its rows are checked for that."""
+    def announce_kept(self, model: Model, store: Store, recording_id: str) -> None:
+        """A recording, if it `is_source`: quick when that was asked before."""
+        with self._source(model, store, recording_id) as source:
+            if source is not None:
+                self.announce(model, *source)
+
+    @contextmanager
+    def _source(self, model: Model, store: Store, recording_id: str) -> Iterator[tuple[Told, str, int] | None]:
+        """What an announcement says; meanwhile it stays."""
         recording = store.open(recording_id, uses=False)
         if recording is None:  # it has been deleted since
+            yield None
             return
         with recording:
             try:
-                core = Core.load(recording)
+                told = Told.load(recording)
             except ValueError as error:  # an earlier version's: it is no source, and does no harm
                 log.warning("a recording is not announced: %s", str(error))
+                yield None
                 return
-            is_source = core.model == model.fingerprint and is_readable(recording, model.format)
-            if is_source and recording.activations is not None:
-                self.announce(model, core, recording_id, recording.activations.own.lie.num_bytes)
+            is_source = told.model == model.fingerprint and is_readable(recording, model.format)
+            rows = recording.activations
+            yield (told, recording_id, rows.own.lie.num_bytes) if is_source and rows else None
 
     def withdraw(self, recording_id: str) -> None:
         """It is about to leave."""

@@ -173,19 +173,28 @@ def open_runner(
 ) -> Runner:
     """Jobs on the model's device; on a GPU by captured passes, and warm.
 
-    What is on the disk is announced when there is nothing else to do.
+    What is on the disk is announced when there is nothing else to do, each when it has been checked elsewhere.
     """
     begin, foresight = partial(editor.start, catalog=catalog), Foresight(model, store)
-    chores = catalog.announcements(model, store) if catalog else ()
     if model.device.type != "cuda" or model.without_kernels is not None:
-        return Runner(model, store, limits, start=begin, chores=chores, foresight=foresight)
-    torch.backends.cudnn.benchmark = True  # dense passes have few shapes
-    graphs = Graphs(CudaRecorder(model.device), graph_bytes) if graph_bytes else None
-    by_graphs = partial(predict, graphs=graphs)
-    warm_up(model, by_graphs)
-    add_device(store, model.device, device_cache_bytes)
-    meter = DeviceMeter(torch.cuda.current_stream(model.device).record_event)
-    return Runner(model, store, limits, start=begin, predict=by_graphs, chores=chores, foresight=foresight, meter=meter)
+        runner = Runner(model, store, limits, start=begin, foresight=foresight)
+    else:
+        torch.backends.cudnn.benchmark = True  # dense passes have few shapes
+        graphs = Graphs(CudaRecorder(model.device), graph_bytes) if graph_bytes else None
+        by_graphs = partial(predict, graphs=graphs)
+        warm_up(model, by_graphs)
+        add_device(store, model.device, device_cache_bytes)
+        meter = DeviceMeter(torch.cuda.current_stream(model.device).record_event)
+        runner = Runner(model, store, limits, start=begin, predict=by_graphs, foresight=foresight, meter=meter)
+    if catalog is not None:
+        store.watch(partial(_found, model, store, catalog, runner))
+    return runner
+
+
+def _found(model: Model, store: Store, catalog: Catalog, runner: Runner, recording_id: str) -> None:
+    """A recording is here: the device's thread, which alone may ask the model for embeddings, announces it."""
+    if catalog.is_source(model, store, recording_id):
+        runner.do_later(partial(catalog.announce_kept, model, store, recording_id))
 
 
 def _allocated_bytes() -> int:

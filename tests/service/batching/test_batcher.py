@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import queue
 import random
 import threading
+from functools import partial
 
 import pytest
 
@@ -103,6 +105,14 @@ def test_closing_ends_jobs_at_their_next_step_and_takes_no_more(open_batcher, su
     closing.join(GUARD_SECONDS)
     assert batcher.state == "dead"
     assert bench.closed == ["a"]
+
+
+def test_a_chore_that_comes_later_wakes_a_device_that_sleeps(open_batcher, bench):
+    runner, done = bench.runner(), queue.Queue()
+    assert open_batcher(lambda: runner).wait_opened() == "ready"
+    for number in range(3):
+        runner.do_later(partial(done.put, number))
+        assert done.get(timeout=GUARD_SECONDS) == number
 
 
 def test_chores_are_done_while_nobody_asks(open_batcher, submit, bench):

@@ -211,8 +211,8 @@ def test_vectors_of_two_makers_never_meet_and_a_receipt_tells_by_which_its_sourc
     asked = EditJob(TREE, sampling=STEPS, cache="read_only")
     assert outcome(model, store, asked, sentence).receipt.source_id is None
     by_pooled = outcome(model, store, asked, pooled).receipt
-    for announce in sentence.announcements(model, store):
-        announce()
+    for each in store.ids():
+        sentence.announce_kept(model, store, each)
     by_sentence = outcome(model, store, asked, sentence).receipt
     assert by_pooled.source_id == by_sentence.source_id == drawn.receipt.image_id
     assert by_pooled.similarity == pytest.approx(similarity(Pooled(), model, HILL, TREE))

@@ -206,8 +206,8 @@ def test_what_is_on_the_disk_is_announced_but_for_another_versions(model, tmp_pa
     first.close()
     with closing(Store(1 << 28, disk=Disk(tmp_path, 1 << 28))) as again:
         known = Catalog(MemoryIndex(), "here", 2, Nearness(min_similarity=0.5))
-        for announce in known.announcements(model, again):
-            announce()
+        for each in again.ids():
+            known.announce_kept(model, again, each)
         assert again.counts().get("reads", {}) == {}  # looking is no use
         assert "'of before' is another version's" in caplog.text
         edited = one(drive(model, again, EditJob(TREE, sampling=STEPS), known), Receipt)

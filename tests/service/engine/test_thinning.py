@@ -241,7 +241,7 @@ def test_a_recording_of_other_settings_is_not_announced(make_studio):
     for form, found in [(Format("fp8"), []), (Format("int8"), [source.image_id])]:
         model, index = replace(studio.model, format=form), MemoryIndex()
         catalog = Catalog(index, "here", 1, Nearness(min_similarity=-1))
-        for announce in catalog.announcements(model, studio.store):
-            announce()
+        for each in studio.store.ids():
+            catalog.announce_kept(model, studio.store, each)
         nearest = catalog.nearest(model, studio.store, "", EDITED, STEPS)
         assert ([nearest.recording_id] if nearest else []) == found

@@ -11,6 +11,8 @@ import torch
 
 from cache_store.index.memory import MemoryIndex
 from cache_store.store import Store
+from cache_store.tiers.disk import Disk
+from cache_store.tiers.files import StoredFile
 from service.app import open_local_worker
 from service.batching.batcher import Batcher
 from service.batching.policy import Limits
@@ -222,6 +224,57 @@ def test_what_is_on_the_disk_is_announced_when_the_worker_is_ready(tmp_path):
     assert index.admitted.wait(GUARD_SECONDS)
     assert [entry.worker for entry in index.holders("", image_id)] == ["here"]
     asyncio.run(again.close())
+
+
+def test_what_a_late_disk_brings_is_announced_while_nobody_asks(tmp_path):
+    options = {"device": "cpu", "threads": 1, "disk_path": str(tmp_path)}
+    first = open_local_worker(Settings(**options))
+    assert first._batcher.wait_opened() == "ready"
+    image_id = asyncio.run(draw(first))
+    late, index = Store(1 << 28, disk=Disk(tmp_path, 1 << 28)), Told()  # the first one still has the directory
+    index.may_admit.set()
+    worker = open_local(
+        partial(open_model, "postcard", device="cpu", num_threads=1),
+        late,
+        queue_jobs=1,
+        limits=Limits(),
+        catalog=Catalog(index, "here", 1),
+    )
+    assert worker._batcher.wait_opened() == "ready"
+    asyncio.run(first.close())
+    assert late.ids() == []
+    late._movement.mover.hurry()
+    assert index.admitted.wait(GUARD_SECONDS)
+    assert [entry.worker for entry in index.holders("", image_id)] == ["here"]
+    asyncio.run(worker.close())
+
+
+def test_a_job_does_not_wait_for_rows_that_are_checked_to_be_announced(tmp_path, monkeypatch):
+    first = open_local_worker(Settings(device="cpu", threads=1, disk_path=str(tmp_path)))
+    assert first._batcher.wait_opened() == "ready"
+    asyncio.run(draw(first))
+    asyncio.run(first.close())
+    begun, may_end, check = threading.Event(), threading.Event(), StoredFile.check
+    store, index = Store(1 << 28, disk=Disk(tmp_path, 1 << 28)), Told()
+
+    def slow(file):
+        begun.set()
+        assert may_end.wait(GUARD_SECONDS)
+        check(file)
+
+    monkeypatch.setattr(StoredFile, "check", slow)
+    worker = open_local(
+        partial(open_model, "postcard", device="cpu", num_threads=1),
+        store,
+        queue_jobs=1,
+        limits=Limits(),
+        catalog=Catalog(index, "here", 1),
+    )
+    assert begun.wait(GUARD_SECONDS)
+    index.may_admit.set()
+    asyncio.run(asyncio.wait_for(draw(worker, seed=1), GUARD_SECONDS / 2))
+    may_end.set()
+    asyncio.run(worker.close())
 
 
 def test_what_a_worker_loses_its_index_does_not_have():
