@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -72,7 +72,6 @@ class Runner:
         *,
         start: Start = editor.start,
         predict: Predict = predict,
-        chores: Iterable[Chore] = (),
         foresight: Foresight | None = None,
         meter: Meter | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -86,7 +85,7 @@ class Runner:
         self._limits = limits
         self._start = start
         self._predict = predict
-        self._chores = deque(chores)
+        self._chores = deque[Chore]()
         self.wake: Callable[[], object] = lambda: None  # whoever steps it, and sleeps while it is idle
         self._meter = meter or HostMeter()
         self._clock = clock

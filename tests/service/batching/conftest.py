@@ -53,7 +53,10 @@ class Bench:
     def runner(self, chores: Iterable[Chore] = ()) -> Runner:
         model = SimpleNamespace(unet=None)
         does = {"start": self.start, "predict": self.predict, "foresight": self.foresight}
-        return Runner(model, None, self.limits, chores=chores, clock=self.clock, **does)
+        runner = Runner(model, None, self.limits, clock=self.clock, **does)
+        for chore in chores:
+            runner.do_later(chore)
+        return runner
 
     def start(self, model: Any, store: Any, job: GenerateJob) -> Any:
         del model, store
