@@ -88,7 +88,8 @@ class Foresight:
         if self._has(job, source_id):
             source = self._recorded(job, source_id)
             outlook = self._edit(job, source)
-            reads = job.cache == "read_write" and reads_rows(self.model, job, self._given_ratio(job, sampling))
+            records = job.cache == "read_write" and self.store.budget_bytes > 0
+            reads = records and reads_rows(self.model, job, self._given_ratio(job, sampling))
             if source.has_rows or not reads or not outlook.num_calls:
                 return outlook
         outlook = self._edit(job, _Source(source_id, prompt, sampling, tier="host" if job.cache != "off" else None))

@@ -160,6 +160,13 @@ def test_a_source_told_in_words_whose_rows_have_left_is_told_as_drawn_where_it_w
     assert stages.count("source") == (0 if "cache" in change or change.get("edit_mask") else 5)
 
 
+def test_without_memory_for_rows_no_source_is_told_as_drawn_again(postcard):
+    foresight = Foresight(postcard, Store(0))
+    done(foresight, GenerateJob(PROMPT, SMALL))
+    job = EditJob(EDITED, source_prompt=PROMPT, sampling=SMALL, edit_mask=square(16), mask_mode="given")
+    assert foresight(job).num_calls == len(done(foresight, job)[0]) == 5
+
+
 def test_a_look_counts_no_reads(foresight, source):
     before = foresight.store.counts()
     foresight(GenerateJob("a tent", SMALL))
