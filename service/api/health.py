@@ -31,9 +31,12 @@ async def healthz(request: Request) -> Health:
 @router.get("/readyz", responses=documented(500, 503))
 async def readyz(request: Request) -> Health:
     """Whether jobs are taken: the model is loaded, and the service is not shutting down."""
-    state = _state(request)
-    check_ready(state)
-    return Health(state=state)
+    worker: Worker = request.app.state.worker
+    drain: Drain = request.app.state.drain
+    if drain.is_begun:
+        check_ready("draining")
+    worker.check_ready()
+    return Health(state="ready")
 
 
 def _state(request: Request) -> State:

@@ -7,7 +7,6 @@ from pydantic import BaseModel, Field
 
 from service.api.description import GATED, documented
 from service.api.gates import GatedRoute, bearer
-from service.batching.states import check_ready
 from service.errors import NotReadyError
 from service.jobs import SAMPLERS, Sampler
 from service.workers import Card, Worker
@@ -50,6 +49,6 @@ async def model(request: Request) -> ModelCard:
     """The model, once it is loaded."""
     worker: Worker = request.app.state.worker
     if worker.card is None:
-        check_ready(worker.state)
+        worker.check_ready()
         raise NotReadyError("the model is still loading")
     return ModelCard.of(worker.card)

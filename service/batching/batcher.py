@@ -80,6 +80,10 @@ class Batcher:
         """The state after loading; blocks until then."""
         return self._desk.wait_while({"loading", "restarting"})
 
+    def check_ready(self) -> None:
+        """Raises NotReadyError, with when to come again, unless the state is ready."""
+        self._desk.check_ready()
+
     def check(self) -> None:
         """Waits for nothing.
 

@@ -68,16 +68,22 @@ class Desk:
             self._changed.wait_for(lambda: self._state not in states, seconds)
             return self._state
 
+    def check_ready(self) -> None:
+        """Raises NotReadyError, with when to come again, unless jobs are taken."""
+        with self._changed:
+            left = None if self._ready_at is None else max(1.0, self._ready_at - self._clock())
+            check_ready(self._state, left)
+
     def check(self) -> None:
         """Raises NotReadyError, BusyError where no job at all would be taken; waits for nothing."""
         with self._changed:
-            self._check_ready()
+            self.check_ready()
             self._ledger.check_room(self._clock())
 
     def take(self, orders: Sequence[Order]) -> list[str]:
         """The ids of these jobs, which are all taken; as `Batcher.submit`."""
         with self._changed:
-            self._check_ready()
+            self.check_ready()
             now = self._clock()
             new = {uuid.uuid4().hex: Ticket(one.job, one.deliver, now, one.outlook) for one in orders}
             self._ledger.take(new, now)
@@ -178,10 +184,6 @@ class Desk:
         """A snapshot."""
         with self._changed:
             return self._ledger.numbers()
-
-    def _check_ready(self) -> None:
-        left = None if self._ready_at is None else max(1.0, self._ready_at - self._clock())
-        check_ready(self._state, left)
 
     def _give_up(self) -> list[str]:
         """All jobs, which are to be stopped."""

@@ -53,6 +53,9 @@ class Worker(Protocol):
     def state(self) -> State:
         """As of `service.batching.states`; ready: jobs are taken."""
 
+    def check_ready(self) -> None:
+        """Raises NotReadyError, with when to come again, unless jobs are taken."""
+
     def numbers(self) -> WorkerNumbers:
         """What was done so far, and how things are; waits for nothing."""
 

@@ -65,6 +65,10 @@ class LocalWorker:
         """As in `Worker`."""
         return self._batcher.state
 
+    def check_ready(self) -> None:
+        """As in `Worker`."""
+        self._batcher.check_ready()
+
     async def submit(self, jobs: Sequence[Job]) -> AsyncGenerator[Numbered, None]:
         """As in `Worker`."""
         mailbox = Mailbox()

@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 from service.api.description import GATED
 from service.api.gates import GatedRoute, bearer
 from service.api.openai.description import documented
-from service.batching.states import check_ready
 from service.errors import InputError, NotReadyError
 from service.workers import Card, Worker
 
@@ -58,6 +57,6 @@ def card_of(request: Request) -> Card:
     """What to know of the model. NotReadyError until it is loaded."""
     worker: Worker = request.app.state.worker
     if worker.card is None:
-        check_ready(worker.state)
+        worker.check_ready()
         raise NotReadyError("the model is still loading")
     return worker.card

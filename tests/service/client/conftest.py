@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.batching.states import State, check_ready
 from service.client import AsyncClient, Client
 from service.errors import UnknownImageError
 from service.jobs import Accepted, EditJob, Failed, ImageReady, MaskFound, Preview, Receipt
@@ -22,7 +23,7 @@ from service.settings import Settings
 class ScriptedWorker:
     """Answers each job with a grey picture, or as a test has it."""
 
-    state = "ready"
+    state: State = "ready"
 
     def __init__(self) -> None:
         self.jobs: list[Any] = []
@@ -32,6 +33,9 @@ class ScriptedWorker:
         self.is_held = False  # jobs that have begun do not go on
         self.begun = threading.Event()
         self.ended = threading.Event()
+
+    def check_ready(self) -> None:
+        check_ready(self.state)
 
     async def submit(self, jobs: Sequence[Any]) -> Any:
         async with aclosing(self._run(*jobs)) as events:

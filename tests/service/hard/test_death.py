@@ -46,7 +46,7 @@ def test_all_its_jobs_are_answered_and_the_service_is_ready_again(server, client
     assert not first.is_alive()
     refused = [client.get("/readyz"), client.post("/generate", json=DRAW)]
     assert {answer.status_code for answer in refused} == {503}
-    assert all(1 <= int(answer.headers["retry-after"]) <= 5 for answer in refused)
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
     assert client.get("/healthz").json() == {"state": "restarting"}
     device.openings.let_all()
     wait_until(lambda: client.get("/readyz").status_code == 200)
