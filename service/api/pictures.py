@@ -92,12 +92,14 @@ async def delete(image_id: ImageId, request: Request) -> None:
 
 
 async def _png(request: Request, image_id: str, name: Blob, if_none_match: str) -> Response:
-    png = await _worker(request).read(image_id, name, request.state.tenant)
+    headers = {"ETag": f'"{image_id}.{name}"', **CACHED}
+    worker, tenant = _worker(request), request.state.tenant
+    is_known = _has(if_none_match, headers["ETag"])
+    if is_known and ((await worker.lineage(image_id, tenant)).picture.source_id or name == "image"):
+        return Response(status_code=304, headers=headers)  # no file is made for who has it
+    png = await worker.read(image_id, name, tenant)
     if png is None:
         raise NoMaskError(image_id)
-    headers = {"ETag": f'"{image_id}.{name}"', **CACHED}
-    if _has(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
     return Response(png, headers=headers, media_type="image/png")
 
 

@@ -21,6 +21,7 @@ TOLERATED = 0.05  # of a ratio's logarithm: timings of equal jobs differ by abou
 MEMORY = 0.9  # weight of an observation relative to the next newer one
 TRUST = 1e-5
 NOTHING = 1e-9
+LEAST = 1e-3  # of what was seen: a prediction below that is no worse
 NUM_ROUNDS = 20  # of reweighting; later ones change nothing that is seen
 
 
@@ -53,10 +54,11 @@ def _median(
 
 
 def _weights(
-    predicted: Array,  # [N], positive
+    predicted: Array,  # [N], not negative
     seen: Array,  # [N], positive
 ) -> Array:  # [N]
     """Of squared residuals, so that their slope is that of the loss of log(predicted / seen)."""
+    predicted = np.maximum(predicted, LEAST * seen)
     distance = np.abs(np.log(predicted / seen))
     pull = np.minimum(distance, TOLERATED)
     return np.where(distance > NOTHING, pull / (predicted * np.abs(predicted - seen) + NOTHING), 1 / predicted**2)

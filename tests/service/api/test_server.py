@@ -183,7 +183,7 @@ def test_a_process_that_is_told_to_end_tells_its_clients(tmp_path):
             answers(client, "/readyz", 200)
             with client.stream("POST", "/generate", json=LONG | {"stream": True}) as stream:
                 events = stream.iter_lines()
-                assert next(events) == "event: accepted"
+                assert next(line for line in events if line.startswith("event:")) == "event: accepted"
                 opened.send_signal(signal.SIGTERM)
                 refused = answers(client, "/readyz", 503)
                 assert refused.headers["retry-after"] == "5"

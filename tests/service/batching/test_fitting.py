@@ -36,6 +36,14 @@ def test_planted_rates_are_found():
     assert fit(jobs(8), jobs(8) @ TRUE, GUESS) == pytest.approx(TRUE, rel=0.01)
 
 
+def test_what_was_predicted_to_take_no_time_is_believed_when_it_takes_some():
+    """By the rates before, calls and multiplications are free; a job that was stopped is nothing but those."""
+    features = np.array([[1, 2, 4.4e8, 0], [1, 4, 8.8e8, 0], [0, 2, 4.4e8, 0]])
+    seen = np.array([0.3, 0.4, 0.1])
+    rates = fit(features, seen, GUESS, start=np.array([0.35, 0, 0, 0]))
+    assert features @ rates == pytest.approx(seen, rel=0.02)
+
+
 def test_noise_of_five_percent_is_no_more_in_predictions():
     rates = fit(jobs(64), jobs(64) @ TRUE * noise(64), GUESS)
     assert ratios(rates) == pytest.approx(1, abs=0.06)
