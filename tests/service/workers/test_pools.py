@@ -1,13 +1,30 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
+import weakref
 
 import pytest
 
+from service.errors import NotReadyError
 from service.workers.pools import Pool
 
 GUARD_SECONDS = 30  # a test that hangs fails
+BLOCKED = """
+import asyncio, threading
+from service.workers.pools import Pool
+
+async def work():
+    pool, begun = Pool("its", 1), threading.Event()
+    call = asyncio.create_task(pool.run(lambda: begun.set() or threading.Event().wait()))
+    await asyncio.to_thread(begun.wait)
+    pool.close()
+    print("closed")
+
+asyncio.run(work())
+"""
 
 
 @pytest.fixture
@@ -65,3 +82,52 @@ def test_closing_cancels_what_waits_and_waits_for_nothing(pool):
 
     asyncio.run(work())
     assert ran == []
+
+
+def test_a_pool_that_is_closed_takes_nothing_and_says_so(pool):
+    assert asyncio.run(pool.run(divmod, 7, 2)) == (3, 1)
+    pool.close()
+    with pytest.raises(NotReadyError):
+        asyncio.run(pool.run(divmod, 7, 2))
+
+
+def test_a_call_that_never_returns_keeps_no_process_from_its_end():
+    ended = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, check=True, timeout=GUARD_SECONDS)  # noqa: S603  # this file's own
+    assert (ended.stdout, ended.stderr) == (b"closed\n", b"")
+
+
+def test_who_is_cancelled_while_it_waits_is_not_run(pool):
+    begun, may_end, ran = threading.Semaphore(0), threading.Event(), []
+
+    def call():
+        begun.release()
+        assert may_end.wait(GUARD_SECONDS)
+
+    async def work():
+        running = [asyncio.create_task(pool.run(call)) for _ in range(2)]
+        for _ in range(2):
+            assert await asyncio.to_thread(begun.acquire, timeout=GUARD_SECONDS)
+        waiting = asyncio.create_task(pool.run(ran.append, 1))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        may_end.set()
+        await asyncio.gather(*running, *(pool.run(int) for _ in range(2)))
+
+    asyncio.run(work())
+    assert ran == []
+
+
+def test_a_thread_that_waits_holds_nothing_of_its_last_call(pool):
+    class Large:
+        """What a call is given, and returns."""
+
+    gone = threading.Event()
+
+    async def work():
+        given = Large()
+        weakref.finalize(given, gone.set)
+        assert await pool.run(lambda: given) is given
+
+    asyncio.run(work())
+    assert gone.wait(GUARD_SECONDS)
