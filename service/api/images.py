@@ -16,6 +16,7 @@ from service.errors import InputError
 MAX_SIDE = 2048  # pixels
 PART = 1 << 18  # characters of base64 that are decoded at a time; four of them are three bytes
 LATENT_SCALE = 8  # pixels of one latent position, where there is no picture to say it
+BROKEN = "is a broken PNG"
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _OTHERS = {b"\xff\xd8\xff": "a JPEG", b"GIF8": "a GIF", b"RIFF": "a WebP", b"BM": "a BMP", b"": "no picture"}
@@ -41,9 +42,9 @@ def mask_image(edit_mask: NDArray[np.bool_], picture: Image.Image | None = None)
 
 
 def decode_mask(text: str, field: str = "edit_mask") -> Image.Image:
-    """The edit mask of a request: a PNG in base64, of any mode. InputError names the field.
+    """The edit mask of a request: a PNG in base64, of any mode but a palette's. InputError names the field.
 
-    Which of its pixels are white is the engine's rule (`service.engine.masks`), so nothing is converted here.
+    Which of its pixels are white is the engine's rule (`service.engine.masks`), so no colour is changed here.
     """
     try:
         png = _decoded(text)
@@ -57,16 +58,25 @@ def read_mask(png: bytes, field: str) -> Image.Image:
     if len(png) < 24 or not png.startswith(_SIGNATURE):
         came = next(kind for magic, kind in _OTHERS.items() if png.startswith(magic))
         raise InputError(field, f"must be a PNG, got {came}")
+    if png[12:16] != b"IHDR":
+        raise InputError(field, BROKEN)
     _check_size(struct.unpack(">II", png[16:24]), field)
     try:
         image: Image.Image = Image.open(io.BytesIO(png), formats=["PNG"])
         _check_size(image.size, field)  # a second header may have claimed another one
         image.load()
+        return _without_palette(image)
     except InputError:
         raise
     except Exception as error:  # whatever Pillow raises at what was made to break it
-        raise InputError(field, f"is a broken PNG: {error}") from error
-    return image
+        raise InputError(field, BROKEN) from error
+
+
+def _without_palette(image: Image.Image) -> Image.Image:
+    """Pillow finds out that a palette does not fit its pixels, or is not there, when it is used: that is here."""
+    if image.mode != "P":
+        return image
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def _decoded(text: str) -> bytes:
@@ -79,4 +89,4 @@ def _decoded(text: str) -> bytes:
 
 def _check_size(size: tuple[int, int], field: str) -> None:
     if not all(1 <= side <= MAX_SIDE for side in size):
-        raise InputError(field, f"must be at most {MAX_SIDE} x {MAX_SIDE} pixels, got {size[0]} x {size[1]}")
+        raise InputError(field, f"must be 1 to {MAX_SIDE} pixels wide and high, got {size[0]} x {size[1]}")

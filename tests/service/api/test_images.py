@@ -131,6 +131,12 @@ BROKEN = {
     "3 bits": file_of(header(16, 8, depth=3), WHITE, END),
     "a colour type that does not exist": file_of(header(16, 8, colour=9), WHITE, END),
     "an end in the header": file_of(HEAD)[:-3],
+    "no header": file_of(WHITE, END),
+    "noise": file_of(bytes(40)),
+    "no palette": file_of(header(16, 8, colour=3), WHITE, END),
+    "a palette of fewer colours than are transparent": file_of(
+        header(16, 8, colour=3), chunk(b"PLTE", bytes(3)), chunk(b"tRNS", bytes(300)), WHITE, END
+    ),
     "a chunk of 4 GiB": file_of(HEAD, b"\xff" * 12),
 }
 
@@ -148,8 +154,25 @@ def test_what_is_too_much_is_left_unread(what):
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_broken_file_is_refused(what):
-    with pytest.raises(InputError, match="edit_mask: is a broken PNG"):
+    with pytest.raises(InputError, match=r"^edit_mask: is a broken PNG$"):  # nothing of Pillow's own
         read_mask(BROKEN[what], "edit_mask")
+
+
+@pytest.mark.parametrize("size", [(0, 0), (16, 0), (2049, 8)])
+def test_a_size_that_no_mask_has_is_refused_by_those_that_are(size):
+    with pytest.raises(InputError, match=f"must be 1 to 2048 pixels wide and high, got {size[0]} x {size[1]}"):
+        read_mask(file_of(header(*size), WHITE, END), "edit_mask")
+
+
+@pytest.mark.parametrize(("transparency", "mode"), [({}, "RGB"), ({"transparency": 0}, "RGBA")])
+def test_colours_of_a_palette_are_read_as_what_they_are(transparency, mode):
+    image = Image.new("P", (16, 8), 1)
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    file = io.BytesIO()
+    image.save(file, "PNG", **transparency)
+    found = read_mask(file.getvalue(), "edit_mask")
+    assert found.mode == mode
+    assert user_mask(found, (8, 16)).all()
 
 
 def test_an_interlaced_mask_is_read():

@@ -98,6 +98,7 @@ def file_of(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
 
 ROWS = chunk(b"IDAT", zlib.compress((b"\0" + b"\xff" * SIZE) * SIZE))
 END = chunk(b"IEND", b"")
+LONG = chunk(b"PLTE", bytes(3)), chunk(b"tRNS", bytes(300))  # 256 are the most
 BOMB = zlib.compress(bytes(40 << 20), 9)  # 40 MiB in 40 KB
 
 
@@ -117,6 +118,11 @@ def bad_pictures(rng: random.Random) -> Iterator[tuple[str, bytes]]:
     yield "2 ** 31 x 1", png_of(header(2**31, 1), ROWS, END)
     yield "7 bits", png_of(header(SIZE, SIZE, depth=7), ROWS, END)
     yield "no such colours", png_of(header(SIZE, SIZE, colour=5), ROWS, END)
+    yield "no palette", png_of(header(SIZE, SIZE, colour=3), ROWS, END)
+    yield (
+        "a palette that is more transparent than it has colours",
+        png_of(header(SIZE, SIZE, colour=3), *LONG, ROWS, END),
+    )
     yield "16 bits of another size", file_of(Image.new("I;16", size, 65535))
     yield "palette of another size", file_of(Image.new("P", size, 1))
     yield "two levels of another size", file_of(Image.new("1", size, 1))
