@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from service.api import description, health, model, page, pictures, problems, reference, routes
 from service.api.bodies import Bodies
+from service.api.browsers import ForBrowsers
 from service.api.deadlines import Deadlines
 from service.api.draining import Drain
 from service.api.gates import Gate
@@ -76,6 +77,7 @@ def create_app(
     app.add_middleware(
         Bodies, max_bytes=settings.body_bytes, seconds=settings.body_seconds, room_bytes=settings.bodies_bytes
     )
+    app.add_middleware(ForBrowsers)
     app.add_middleware(RequestIds)
     problems.install(app, {openai.PREFIX: openai_errors.answer_of})
     observation.install(app)

@@ -25,7 +25,7 @@ GATED = (401, 403, 429, 500)  # of every route behind the gate
 JOBS = (*GATED, 404, 408, 409, 413, 422, 503, 504)  # of those that run jobs
 EXAMPLES: dict[int, Exception] = {
     401: UnauthorizedError("a key is needed: Authorization: Bearer KEY"),
-    403: HTTPException(403, "without keys this service takes nothing from pages of other sites"),
+    403: HTTPException(403, "without keys this service answers no pages of other sites"),
     404: UnknownImageError("6f1d0c2b9a"),
     408: HTTPException(408, "the body must come within 30 s"),
     409: RepeatedError("the request with this Idempotency-Key still runs"),

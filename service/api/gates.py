@@ -2,7 +2,8 @@
 
 A page of another site may send requests to this machine from its reader's browser, and by a name that it lets point
 here (DNS rebinding) read the answers, too. Keys end both, for no browser adds one by itself. Without keys the name that
-was asked for must be one of this machine, and what changes something must not come from another site's page.
+was asked for must be one of this machine, and nothing is answered to another site's page: even of what it cannot read
+it would learn whether it is there.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from service.api.keys import Keys
 from service.api.quotas import Quotas
 from service.errors import NotReadyError
 
-HARMLESS = {"GET", "HEAD", "OPTIONS"}
 SAME_SITE = {"same-origin", "none"}  # none: typed by the user
 
 bearer = HTTPBearer(auto_error=False, description="A key of `retouch key`; none is needed where none is configured")
@@ -40,7 +40,7 @@ class Gate:
     is_open: bool  # whoever reaches the port may come in: it is then asked for by addresses, too
     hosts: frozenset[str] = frozenset()  # names by which it is reached without keys, besides loopback's
 
-    def admit(self, method: str, headers: Headers) -> str:
+    def admit(self, headers: Headers) -> str:
         """Who asks, as a tenant.
 
         Raises:
@@ -50,7 +50,7 @@ class Gate:
         """
         tenant = self.keys.tenant_of(headers.get("authorization"))
         self.check_name(headers)
-        if not self.keys and method not in HARMLESS:
+        if not self.keys:
             _check_site(headers)
         self.quotas.spend(tenant)
         return tenant
@@ -74,7 +74,7 @@ class GatedRoute(APIRoute):
 
         async def gated(request: Request) -> Response:
             gate: Gate = request.app.state.gate
-            tenant = gate.admit(request.method, request.headers)
+            tenant = gate.admit(request.headers)
             request.state.tenant = request.state.log["tenant"] = tenant
             try:
                 return await handler(JsonRequest(request.scope, request.receive))
@@ -103,7 +103,7 @@ def _check_site(headers: Headers) -> None:
     """What a browser says of the page that sends this; others say nothing."""
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site not in {None, *SAME_SITE} or (origin is not None and urlsplit(origin).netloc != headers.get("host")):
-        raise HTTPException(403, "without keys this service takes nothing from pages of other sites")
+        raise HTTPException(403, "without keys this service answers no pages of other sites")
 
 
 def _name_of(host: str) -> str:

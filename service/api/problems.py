@@ -30,6 +30,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from service.api import browsers
 from service.api.request_ids import HEADER
 from service.api.schemas import first_error
 from service.errors import (
@@ -163,7 +164,8 @@ async def _answer(others: Mapping[str, Write], request: Request, error: Exceptio
         error = error.__cause__
     problem = problem_of(error)
     request.state.log["problem"] = problem.name
-    headers = headers_of(error) | {HEADER: request.state.request_id}  # a defect's answer passes no middleware
+    own = {HEADER: request.state.request_id, **browsers.HEADERS}  # a defect's answer passes no middleware
+    headers = headers_of(error) | own
     if "Allow" in headers:
         headers["Allow"] = await asyncio.to_thread(_allowed, request) or headers["Allow"]
     write = next((one for prefix, one in others.items() if request.url.path.startswith(prefix)), _written)

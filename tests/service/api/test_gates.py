@@ -17,9 +17,9 @@ def gate(keys="", *, is_open=False, hosts=()):
     return Gate(Keys.parse(keys), Quotas(jobs=0, requests_per_minute=0), is_open=is_open, hosts=frozenset(hosts))
 
 
-def admitted(which, method="GET", **headers):
+def admitted(which, **headers):
     try:
-        which.admit(method, Headers({name.replace("_", "-"): value for name, value in headers.items()}))
+        which.admit(Headers({name.replace("_", "-"): value for name, value in headers.items()}))
     except HTTPException as error:
         assert error.status_code == 403  # noqa: PT017  # refused or not: both are asked for
         return False
@@ -59,10 +59,8 @@ def test_an_open_service_is_reached_by_addresses_and_by_names_that_were_told():
         {"sec_fetch_site": "same-origin", "origin": "http://evil.example"},
     ],
 )
-def test_without_keys_nothing_is_taken_from_pages_of_other_sites(headers):
-    assert not admitted(gate(), "POST", host="localhost:8000", **headers)
-    assert not admitted(gate(), "DELETE", host="localhost:8000", **headers)
-    assert admitted(gate(), "GET", host="localhost:8000", **headers)
+def test_without_keys_pages_of_other_sites_are_answered_nothing(headers):
+    assert not admitted(gate(), host="localhost:8000", **headers)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +68,13 @@ def test_without_keys_nothing_is_taken_from_pages_of_other_sites(headers):
     [{}, {"origin": "http://localhost:8000", "sec_fetch_site": "same-origin"}, {"sec_fetch_site": "none"}],
 )
 def test_our_own_page_and_programs_are_let_in(headers):
-    assert admitted(gate(), "POST", host="localhost:8000", **headers)
+    assert admitted(gate(), host="localhost:8000", **headers)
 
 
 def test_a_key_lets_in_from_everywhere():
     own = gate(f"ann:{digest_of('ann-key')}")
     headers = Headers({"host": "evil.example", "origin": "http://other.example", "authorization": "Bearer ann-key"})
-    assert own.admit("POST", headers) == "ann"
+    assert own.admit(headers) == "ann"
 
 
 async def test_a_refusal_is_a_problem(client, scripts):
@@ -85,6 +83,24 @@ async def test_a_refusal_is_a_problem(client, scripts):
     assert response.json()["type"] == "urn:retouch:problem:forbidden"
     assert (await client.get("/model", headers={"host": "evil.example"})).status_code == 403
     assert scripts.jobs == []
+
+
+@pytest.mark.parametrize("image_id", ["id", "unknown"])
+async def test_a_page_of_another_site_does_not_learn_whether_a_picture_is_there(client, image_id):
+    response = await client.get(f"/images/{image_id}", headers={"sec-fetch-site": "cross-site"})
+    assert response.status_code == 403
+
+
+async def test_every_answer_is_for_pages_of_this_service_alone(client):
+    paths = ["/", "/healthz", "/docs", "/model", "/nowhere", "/images/unknown"]
+    answers = [await client.get(path) for path in paths]
+    answers.append(await client.post("/generate", json=DRAW | {"stream": True}))
+    client.app.state.worker = None
+    answers.append(await client.get("/images/x"))
+    assert answers[-1].status_code == 500
+    for answer in answers:
+        assert answer.headers.get_list("cross-origin-resource-policy") == ["same-origin"]
+        assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
 
 
 async def test_machines_that_ask_for_health_use_any_name(client):
