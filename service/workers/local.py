@@ -36,6 +36,8 @@ from service.workers.stores import Budget, add_device
 log = logging.getLogger(__name__)
 
 NUM_READERS = 4  # of pictures, which they read from the disk and make into PNGs
+NUM_TELLERS = 2  # of what recordings say in words, which is in memory
+NUM_DELETERS = 2  # of pictures, also from the disk
 NUM_CHECKERS = 2  # of rows on the disk, for jobs that will read them
 NUM_SEERS = 2  # of jobs that ask nothing of the disk
 
@@ -52,6 +54,8 @@ class LocalWorker:
         self._catalog = catalog
         self._cards = cards
         self._reading = Pool("reading", NUM_READERS)
+        self._telling = Pool("telling", NUM_TELLERS)
+        self._deleting = Pool("deleting", NUM_DELETERS)
         self._checking = Pool("checking", NUM_CHECKERS)
         self._foreseeing = Pool("foreseeing", NUM_SEERS)
 
@@ -110,19 +114,19 @@ class LocalWorker:
 
     async def lineage(self, image_id: str, tenant: str) -> Lineage:
         """As in `Worker`."""
-        return await self._reading.run(Pictures(self._store, tenant).lineage, image_id)
+        return await self._telling.run(Pictures(self._store, tenant).lineage, image_id)
 
     async def find(self, digest: str, tenant: str) -> str | None:
         """As in `Worker`."""
-        return await self._reading.run(Pictures(self._store, tenant).find, digest)
+        return await self._telling.run(Pictures(self._store, tenant).find, digest)
 
     async def delete(self, image_id: str, tenant: str) -> None:
         """As in `Worker`."""
-        await self._reading.run(Pictures(self._store, tenant).delete, image_id)
+        await self._deleting.run(Pictures(self._store, tenant).delete, image_id)
 
     async def close(self) -> None:
         """As in `Worker`."""
-        for pool in (self._reading, self._checking, self._foreseeing):
+        for pool in (self._reading, self._telling, self._deleting, self._checking, self._foreseeing):
             pool.close()
         await asyncio.to_thread(self._batcher.close)
         await asyncio.to_thread(self._store.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import aclosing, suppress
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -109,6 +110,10 @@ def test_a_disk_that_does_not_answer_delays_no_other_job_and_no_refusal(stored, 
         await anext(running)
         with pytest.raises(BusyError):
             await last(worker, EditJob(NEW, image_id))
+        lineage = await worker.lineage(edited.image_id, "")
+        assert [one.image_id for one in lineage.ancestors] == [drawn.image_id]
+        assert await worker.find("pixels of none", "") is None
+        await worker.delete(edited.image_id, "")
         app = create_app(Settings(), open_worker=lambda _: worker)
         app.state.worker = worker
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
@@ -120,6 +125,29 @@ def test_a_disk_that_does_not_answer_delays_no_other_job_and_no_refusal(stored, 
         for task in tasks:
             with suppress(BusyError):
                 assert await task
+        await worker.close()
+
+    asyncio.run(asyncio.wait_for(work(), GUARD_SECONDS))
+
+
+def test_pictures_that_cannot_be_deleted_yet_delay_nobody_who_asks_for_words(stored, monkeypatch):
+    worker, image_id, may_answer = stored
+    remove = Disk.remove
+
+    def slow(disk, name):
+        assert may_answer.wait(GUARD_SECONDS)
+        return remove(disk, name)
+
+    monkeypatch.setattr(Disk, "remove", slow)
+
+    async def work():
+        drawn = [await last(worker, GenerateJob(OLD, replace(SMALL, seed=seed))) for seed in range(1, 6)]
+        deletes = [asyncio.create_task(worker.delete(one.image_id, "")) for one in drawn]
+        assert (await worker.lineage(image_id, "")).picture.prompt == OLD
+        assert await worker.find("pixels of none", "") is None
+        assert not any(task.done() for task in deletes)
+        may_answer.set()
+        await asyncio.gather(*deletes)
         await worker.close()
 
     asyncio.run(asyncio.wait_for(work(), GUARD_SECONDS))
