@@ -93,8 +93,15 @@ class LocalWorker:
                 self._batcher.cancel(job_id)
 
     async def _foresee(self, job: Job) -> Outlook | None:
-        pool = self._checking if self._batcher.reads_disk(job) else self._foreseeing
+        pool = self._checking if self._reads_disk(job) else self._foreseeing
         return await pool.run(self._batcher.foresee, job)
+
+    def _reads_disk(self, job: Job) -> bool:
+        try:
+            return self._batcher.reads_disk(job)
+        except Exception:  # a defect here must not refuse a job
+            log.exception("it could not be told whether a job reads the disk")
+            return True
 
     def numbers(self) -> WorkerNumbers:
         """What was done so far, and how things are; waits for nothing."""

@@ -159,3 +159,19 @@ def test_what_is_kept_is_told_without_the_disk(stored):
     assert lineage.picture.prompt == OLD
     may_answer.set()
     asyncio.run(worker.close())
+
+
+def test_a_defect_in_telling_what_reads_the_disk_refuses_no_job(model, may_step, monkeypatch, caplog):
+    foresee, threads = Foresight.__call__, []
+
+    def noting(foresight, job):
+        threads.append(threading.current_thread().name)
+        return foresee(foresight, job)
+
+    monkeypatch.setattr(Foresight, "reads_disk", lambda *_: 1 / 0)
+    monkeypatch.setattr(Foresight, "__call__", noting)
+    worker = open_worker(model, Store(0), may_step)
+    assert isinstance(asyncio.run(last(worker, GenerateJob(OLD, SMALL))), Receipt)
+    assert ["checking" in name for name in threads] == [True]  # where waiting for the disk delays nobody else
+    assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError]
+    asyncio.run(worker.close())
