@@ -63,7 +63,12 @@ def create_app(
             await worker.close()
 
     app = FastAPI(
-        title="Retouch", version=version("retouch"), description=DESCRIPTION, lifespan=lifespan, openapi_url=None
+        title="Retouch",
+        version=version("retouch"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        openapi_url=None,
+        redirect_slashes=False,  # it would send whoever asks to the Host that was named, before any gate
     )
     app.state.drain = Drain()
     app.state.gate = _gate(settings)

@@ -136,6 +136,8 @@ def problem_of(error: Exception) -> Problem:
             return problem_of(first_error(error.errors()))
         case HTTPException(status_code=HTTPStatus.BAD_REQUEST):  # FastAPI's own: the body cannot be parsed
             return problem_of(InputError("body", error.detail))
+        case HTTPException(status_code=HTTPStatus.NOT_FOUND, detail=HTTPStatus.NOT_FOUND.phrase):  # the framework's own
+            return _problem(HTTP_KINDS[404], "no route has this path; GET /docs shows those that there are")
         case HTTPException():
             phrase = HTTPStatus(error.status_code).phrase
             other = Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)

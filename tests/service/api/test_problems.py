@@ -113,6 +113,14 @@ async def test_the_frameworks_own_errors_are_problems_too(client, method, path, 
     assert ("allow" in response.headers) == (status == 405)
 
 
+@pytest.mark.parametrize("path", ["/edit/", "/images/x/", "/v1/images/edits/", "/docs/", "/nowhere"])
+async def test_who_asks_for_a_path_that_is_none_is_told_where_paths_are_and_sent_nowhere(client, path):
+    response = await client.get(path, headers={"host": "evil.example"})
+    assert response.status_code == 404
+    assert "location" not in response.headers
+    assert "/docs" in response.text
+
+
 async def test_a_method_that_is_not_allowed_is_told_which_are(client):
     response = await client.put("/images/x")
     assert set(response.headers["allow"].split(", ")) == {"GET", "DELETE"}
