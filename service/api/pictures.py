@@ -14,7 +14,7 @@ from service.api.repeats import Repeats
 from service.errors import NoMaskError
 from service.workers import Blob, Drawn, Worker
 
-CACHED = {"Cache-Control": "private, max-age=31536000, immutable", "Vary": "Authorization"}  # an id is a digest
+CACHED = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}  # it may have been deleted since: 304 is quick
 TEXT: dict[str, Any] = {"schema": {"type": "string"}}
 ERRORS = documented(*GATED, 404, 422)
 PNG: Described = {
