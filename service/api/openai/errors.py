@@ -14,6 +14,7 @@ from starlette.responses import Response
 from service.api.problems import Problem
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+FINAL = {500, 504}  # their clients try every 5xx again: a defect would be met twice, a deadline missed twice
 PARAMS = {"width": "size", "height": "size", "edit_mask": "mask", "image_id": "image"}  # what is called so there
 
 
@@ -41,6 +42,8 @@ def failure_of(problem: Problem) -> Failure:
 def answer_of(problem: Problem, headers: Mapping[str, str]) -> Response:
     """The answer that a problem is."""
     content = failure_of(problem).model_dump_json()
+    if problem.status in FINAL:
+        headers = {**headers, "x-should-retry": "false"}
     return Response(content, status_of(problem.status), headers, "application/json")
 
 
