@@ -36,8 +36,22 @@ async def test_nothing_is_wider_than_a_phone(visitor):
     await busy_page(visit)
     assert await visit.page.evaluate(OVERHANG) == 0
     await visit.photograph("phone")
-    await visit["#words"].fill("w" * 200)
+
+
+@pytest.mark.parametrize("width", [360, 320])
+async def test_one_long_word_is_broken_wherever_it_is_told(visitor, width):
+    visit = await visitor(**PHONE | {"viewport": {"width": width, "height": 740}})
+    await visit.open()
+    await visit.set_quick()
+    word = "w" * 200
+    await visit["#words"].fill(word)
+    await expect(visit["#hint"]).to_contain_text(word)
     assert await visit.page.evaluate(OVERHANG) == 0
+    await visit.say(word)
+    await visit.done()
+    await expect(visit["#receipt"]).to_contain_text(word)
+    assert await visit.page.evaluate(OVERHANG) == 0
+    await visit.photograph(f"long-word-{width}")
 
 
 async def test_a_long_chain_scrolls_by_itself(visitor):
