@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,7 +26,8 @@ from service.engine.graphs import CudaRecorder, Graphs
 from service.engine.predict import predict
 from service.engine.sampling import resolve
 from service.engine.weights import Model
-from service.jobs import Ending, Job, Numbered, SamplingRequest
+from service.errors import DeadlineError
+from service.jobs import Ending, Event, Failed, Job, Numbered, SamplingRequest
 from service.workers import Blob, Card, Lineage
 from service.workers.mailbox import Mailbox
 from service.workers.numbers import WorkerNumbers
@@ -77,9 +79,10 @@ class LocalWorker:
         """As in `Worker`."""
         mailbox = Mailbox()
         self._batcher.check()  # before anything is waited for
-        outlooks = [await self._foresee(job) for job in jobs]
+        since = asyncio.get_running_loop().time()
+        outlooks = [await self._foresee(job, since) for job in jobs]
         orders = [
-            Order(job, partial(mailbox.put, number), outlook)
+            Order(_now_left(job, since), partial(mailbox.put, number), outlook)
             for number, (job, outlook) in enumerate(zip(jobs, outlooks, strict=True))
         ]
         job_ids, num_left = self._batcher.submit(orders), len(jobs)
@@ -87,14 +90,21 @@ class LocalWorker:
             while num_left:
                 number, event = await mailbox.get()
                 num_left -= isinstance(event, Ending)
-                yield number, event
+                yield number, _as_given(jobs[number], event)
         finally:
             for job_id in job_ids:
                 self._batcher.cancel(job_id)
 
-    async def _foresee(self, job: Job) -> Outlook | None:
+    async def _foresee(self, job: Job, since: float) -> Outlook | None:
+        """DeadlineError where that takes as long as the job may; `since`, of the loop's time, it was submitted."""
         pool = self._checking if self._reads_disk(job) else self._foreseeing
-        return await pool.run(self._batcher.foresee, job)
+        if job.deadline_seconds is None:
+            return await pool.run(self._batcher.foresee, job)
+        try:
+            async with asyncio.timeout_at(since + job.deadline_seconds):
+                return await pool.run(self._batcher.foresee, job)
+        except TimeoutError as error:
+            raise DeadlineError(job.deadline_seconds) from error
 
     def _reads_disk(self, job: Job) -> bool:
         try:
@@ -204,6 +214,23 @@ def open_runner(
     if catalog is not None:
         store.watch(partial(_found, model, store, catalog, runner))
     return runner
+
+
+def _now_left(job: Job, since: float) -> Job:
+    """The job with what is left of its deadline, for the batcher counts anew. DeadlineError where nothing is."""
+    if job.deadline_seconds is None:
+        return job
+    left = since + job.deadline_seconds - asyncio.get_running_loop().time()
+    if left <= 0:
+        raise DeadlineError(job.deadline_seconds)
+    return replace(job, deadline_seconds=left)
+
+
+def _as_given(job: Job, event: Event) -> Event:
+    """The event; a deadline that is over is told as the client gave it."""
+    if isinstance(event, Failed) and isinstance(event.error, DeadlineError) and job.deadline_seconds is not None:
+        return Failed(DeadlineError(job.deadline_seconds))
+    return event
 
 
 def _found(model: Model, store: Store, catalog: Catalog, runner: Runner, recording_id: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import aclosing, suppress
 from dataclasses import replace
 
@@ -21,8 +22,8 @@ from service.batching.policy import Limits
 from service.batching.runner import Runner
 from service.engine.predict import predict
 from service.engine.weights import load_model
-from service.errors import BusyError
-from service.jobs import EditJob, GenerateJob, Receipt, SamplingRequest
+from service.errors import BusyError, DeadlineError
+from service.jobs import Accepted, EditJob, GenerateJob, Receipt, SamplingRequest
 from service.settings import Settings
 from service.workers.local import LocalWorker
 
@@ -37,7 +38,7 @@ def model():
     return load_model()
 
 
-def open_worker(model, store, may_step):
+def open_worker(model, store, may_step, clock=time.perf_counter):
     """There are places for two jobs, and the device steps when it may."""
 
     def stepping(unet, calls):
@@ -47,7 +48,7 @@ def open_worker(model, store, may_step):
     def open_runner():
         return Runner(model, store, Limits(running_jobs=2), predict=stepping, foresight=Foresight(model, store))
 
-    worker = LocalWorker(Batcher(open_runner, max_jobs=2, running_jobs=2), store)
+    worker = LocalWorker(Batcher(open_runner, max_jobs=2, running_jobs=2, clock=clock), store)
     assert worker._batcher.wait_opened() == "ready"
     return worker
 
@@ -151,6 +152,44 @@ def test_pictures_that_cannot_be_deleted_yet_delay_nobody_who_asks_for_words(sto
         await worker.close()
 
     asyncio.run(asyncio.wait_for(work(), GUARD_SECONDS))
+
+
+def test_who_waits_for_the_disk_hears_when_the_deadline_is_over(stored):
+    worker, image_id, may_answer = stored
+    with pytest.raises(DeadlineError, match=r"0\.05 s"):
+        asyncio.run(asyncio.wait_for(last(worker, EditJob(NEW, image_id, deadline_seconds=0.05)), GUARD_SECONDS))
+    may_answer.set()
+    asyncio.run(worker.close())
+
+
+def test_the_time_that_foresight_takes_is_of_the_deadline(model, may_step, monkeypatch):
+    """Of 1000 s it takes 600, the device the others."""
+    foresee, may_foresee, passed = Foresight.__call__, threading.Event(), [0.0]
+
+    def slow(foresight, job):
+        assert may_foresee.wait(GUARD_SECONDS)
+        return foresee(foresight, job)
+
+    monkeypatch.setattr(Foresight, "__call__", slow)
+    worker = open_worker(model, Store(0), may_step, clock=lambda: passed[0])
+
+    async def work():
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: passed[0])
+        may_step.clear()
+        events = worker.submit([GenerateJob(OLD, SMALL, deadline_seconds=1000)])
+        first = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        passed[0] = 600
+        may_foresee.set()
+        assert isinstance((await first)[1], Accepted)
+        passed[0] = 1000
+        worker._batcher.look()
+        may_step.set()
+        (ending,) = [event async for _, event in events]
+        assert ending.error.deadline_seconds == 1000
+        await worker.close()
+
+    asyncio.run(work())
 
 
 def test_what_is_kept_is_told_without_the_disk(stored):
