@@ -19,6 +19,7 @@ class Health(BaseModel):
     state: State = Field(examples=["ready"])
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", responses=documented(500, 503))
 async def healthz(request: Request) -> Health:
     """Whether this process is of any use: 503 when only a restart would help."""
@@ -28,6 +29,7 @@ async def healthz(request: Request) -> Health:
     return Health(state=state)
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=documented(500, 503))
 async def readyz(request: Request) -> Health:
     """Whether jobs are taken: the model is loaded, and the service is not shutting down."""

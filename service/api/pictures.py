@@ -60,12 +60,14 @@ class Family(BaseModel):
     edits: list[Picture] = Field(description="Direct ones")
 
 
+@router.head("/{image_id}", include_in_schema=False)
 @router.get("/{image_id}", response_class=Response, responses=PNG)
 async def image(image_id: ImageId, request: Request, if_none_match: IfNoneMatch = "") -> Response:
     """A picture."""
     return await _png(request, image_id, "image", if_none_match)
 
 
+@router.head("/{image_id}/mask", include_in_schema=False)
 @router.get("/{image_id}/mask", response_class=Response, responses=PNG)
 async def mask(image_id: ImageId, request: Request, if_none_match: IfNoneMatch = "") -> Response:
     """Where an edited picture changed, in white."""

@@ -31,7 +31,7 @@ BOUNDS = {
 router = APIRouter(route_class=NamedRoute, include_in_schema=False)
 
 
-@router.get("/openapi.json")
+@router.api_route("/openapi.json", methods=["GET", "HEAD"])
 async def openapi(request: Request) -> Response:
     """For programs. It needs no key, and neither does the page."""
     app: FastAPI = request.app

@@ -86,6 +86,9 @@ async def test_a_picture_is_fetched_once(service, edited, part):
     for known in (etag, f'"other", W/{etag}', "*"):
         again = await service.get(f"/images/{edited}{part}", headers=ANN | {"if-none-match": known})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    head = await service.head(f"/images/{edited}{part}", headers=ANN)
+    assert (head.status_code, head.headers["etag"]) == (200, etag)
+    assert head.headers["content-length"] == str(len(first.content))
     other = await service.get(f"/images/{edited}{part}", headers=ANN | {"if-none-match": '"other"'})
     assert other.status_code == 200
 

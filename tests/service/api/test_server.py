@@ -192,3 +192,12 @@ def test_a_process_that_is_told_to_end_tells_its_clients(tmp_path):
                 assert name == "event: error"
                 assert json.loads(data.removeprefix("data: "))["type"] == "urn:retouch:problem:not-ready"
         assert opened.wait(GUARD_SECONDS) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/openapi.json", "/docs"])
+async def test_who_asks_for_the_head_alone_is_told_it(scripts, path):
+    async with served(scripts) as (_, client), client:
+        whole, head = await client.get(path), await client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert head.headers["content-length"] == str(len(whole.content))
