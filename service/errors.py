@@ -18,6 +18,8 @@ Anything else that is raised is a defect.
 
 from __future__ import annotations
 
+import math
+
 
 class RetouchError(Exception):
     """Base of all named errors; its text may be shown to the user."""
@@ -64,7 +66,7 @@ class BusyError(RetouchError):
     """The job is not taken now: the queue is full, or so long that the deadline cannot be met."""
 
     def __init__(self, retry_after_seconds: float, reason: str = "the queue is full") -> None:
-        super().__init__(f"{reason}; try again in {retry_after_seconds:.0f} s")
+        super().__init__(f"{reason}; try again in {math.ceil(retry_after_seconds)} s")
         self.retry_after_seconds = retry_after_seconds
 
 

@@ -91,6 +91,7 @@ async def test_retry_after_is_the_errors_own_in_whole_seconds_rounded_up(client,
     scripts.error = error
     response = await client.post("/generate", json={"prompt": "a house"})
     assert response.headers["retry-after"] == seconds
+    assert not isinstance(error, BusyError) or response.json()["detail"].endswith(f"try again in {seconds} s")
 
 
 def test_what_the_framework_and_the_gate_refuse_has_rows():
