@@ -49,6 +49,8 @@ class Quotas:
     def jobs(self, tenant: str, num_jobs: int) -> Iterator[None]:
         """So many of one request, while they run. LimitError says when enough of this key's others have probably ended.
 
+        How long jobs take is learned from those that end well: one that is refused, or left, takes no time.
+
         Raises:
             LimitError: they are too many beside the others.
             InputError: they are too many by themselves.
@@ -68,10 +70,10 @@ class Quotas:
         use.begun += [now] * num_jobs
         try:
             yield
+            use.mean_seconds += NEW_JOB_WEIGHT * (self._clock() - now - use.mean_seconds)
         finally:
             for _ in range(num_jobs):
                 use.begun.remove(now)
-            use.mean_seconds += NEW_JOB_WEIGHT * (self._clock() - now - use.mean_seconds)
 
     def _use(self, tenant: str) -> _Use:
         return self._uses.setdefault(tenant, _Use(self._requests, self._clock()))

@@ -89,6 +89,16 @@ def test_the_guess_learns_from_jobs_that_ended(clock):
         assert refused(lambda: quotas.jobs("ann", 1).__enter__()) == pytest.approx(40, rel=0.01)
 
 
+@pytest.mark.parametrize("end", [LimitError(1, "refused"), ZeroDivisionError(), GeneratorExit()])
+def test_what_is_refused_or_left_is_not_taken_for_a_short_job(clock, end):
+    quotas = Quotas(jobs=1, requests_per_minute=0, clock=clock)
+    for _ in range(20):
+        with pytest.raises(type(end)), quotas.jobs("ann", 1):
+            raise end
+    with quotas.jobs("ann", 1):
+        assert refused(lambda: quotas.jobs("ann", 1).__enter__()) == FIRST_GUESS_SECONDS
+
+
 def test_the_jobs_of_a_request_wait_for_as_many_others(clock):
     quotas = Quotas(jobs=3, requests_per_minute=0, clock=clock)
     with quotas.jobs("ann", 1):
