@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from http import HTTPStatus
 from typing import Any, cast
 
 import h11
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.api.problems import MEDIA_TYPE, NO_HTTP
@@ -15,6 +16,7 @@ from service.api.problems import MEDIA_TYPE, NO_HTTP
 HEAD_SECONDS = 15.0
 LINGER_SECONDS = 2.0
 MOST_CONNECTIONS = 4096  # and no more than half of the files that this process may open
+FRAMES = {b"content-length", b"transfer-encoding"}  # a request has one of them
 UNANSWERED = {h11.IDLE, h11.SEND_RESPONSE}
 UNREAD = {h11.SEND_BODY, h11.ERROR}  # the client sends something that is not to be read any more
 
@@ -59,7 +61,8 @@ class Connection(H11Protocol):
         content = NO_HTTP.model_dump_json(exclude_none=True).encode()
         headers = [("Content-Type", MEDIA_TYPE), ("Content-Length", str(len(content))), ("Connection", "close")]
         if self.conn.our_state in UNANSWERED:
-            for event in (h11.Response(status_code=400, headers=headers), h11.Data(content), h11.EndOfMessage()):
+            answer = h11.Response(status_code=400, headers=headers, reason=HTTPStatus.BAD_REQUEST.phrase)
+            for event in (answer, h11.Data(content), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
@@ -86,10 +89,15 @@ class Connection(H11Protocol):
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application. That it leaves a client that takes nothing is no error of ours, as uvicorn would log it."""
-        await self._application(scope, receive, send)
+        is_framed_twice = {name for name, _ in scope["headers"]} >= FRAMES
+        await self._application(scope, receive, _last(send) if is_framed_twice else send)
         if self.is_cut_short and scope["state"]["exchange"].is_gone:
             self.give_up()
             self.transport.abort()
+
+    def _should_upgrade(self) -> bool:
+        """As uvicorn asks, which would warn twice: there is nothing but HTTP/1.1 here, and that is what is answered."""
+        return False
 
     def _make_room(self) -> None:
         """Of those that were closed already some may be there still: the loop has not come to them."""
@@ -113,6 +121,19 @@ class Connection(H11Protocol):
         self._late = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
+
+
+def _last(send: Send) -> Send:
+    """After this answer the connection is closed: where a body ends was told twice, and who stands between us and the
+    client may have believed the other (RFC 9112, 6.1).
+    """
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return closing
 
 
 def most_connections() -> int:

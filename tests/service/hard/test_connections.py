@@ -57,7 +57,7 @@ def test_who_speaks_no_http_is_told_so_by_a_problem(server):
     with connected(server) as connection:
         connection.sendall(b"hello\r\n\r\n")
         head, _, content = read_all(connection).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 ")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"application/problem+json" in head
     assert json.loads(content)["type"] == "urn:retouch:problem:no-http"
 
@@ -69,3 +69,24 @@ def test_a_body_that_breaks_off_into_something_else_ends_its_request(server, wai
         connection.sendall(b"no size\r\n")
         assert read_all(connection).startswith(b"HTTP/1.1 400 ")
         wait_until(lambda: not server.server_state.tasks)
+
+
+def test_after_a_body_whose_end_is_told_twice_the_connection_is_closed(server):
+    body = b"2\r\n{}\r\n0\r\n\r\n"
+    hidden = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connected(server) as connection:
+        connection.sendall(HEAD + b"Content-Length: 999\r\nTransfer-Encoding: chunked\r\n\r\n" + body + hidden)
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 422 ")
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("other", [b"h2c", b"websocket"])
+def test_who_would_rather_speak_something_else_is_answered_and_not_logged(server, caplog, other):
+    asked = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: %b\r\n\r\n" % other
+    with connected(server) as connection:
+        connection.sendall(asked)
+        connection.shutdown(socket.SHUT_WR)
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
