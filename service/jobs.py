@@ -152,7 +152,8 @@ class MaskFound:
 
     edit_mask: NDArray[np.bool_]  # [height / 8, width / 8]
     edited_ratio: float  # of latent positions, before margins
-    macs: int = 0  # multiplications of the steps that are to come
+    num_calls: int = 0  # of the network, that are to come
+    macs: int = 0  # their multiplications
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Whether jobs can be done in time, from predicted seconds: a pure function of plain data.
 
-Jobs that run have equal parts of the device (`policy`), those that wait take the places that become free, in order of
-arrival. So it can be told when each ends, if nobody else comes. Jobs that come, all of one request, are refused
+Jobs that run have equal parts of the device, those that wait take the places that become free (`policy`). So it can be
+told when each ends, if nobody else comes. Jobs that come, all of one request, are refused
 
     if they would not be done by their deadline,
     or if by their coming another might not that could have been: what was promised is kept.
@@ -24,11 +24,15 @@ longer than its deadline is told to come back when the device is idle, and not t
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from service.batching.policy import next_tenant
 
 LEAST_RETRY_SECONDS = 1.0
+RETRY_PRECISION = 0.1  # of a wait; and no finer than the least
 MOST_SHARE = 0.5  # of the device, that a job is promised
 FIRST_CAUTION, MOST_CAUTION = 1.25, 4.0
 AFTER_LATE, AFTER_IN_TIME = 1.2, 0.99  # factors; they balance at one late job in twenty
@@ -43,6 +47,7 @@ class Claim:
     last_seconds: float | None = None  # a later one, until which it is of use; None: there is none
     share: float = 0.0  # of the device, that its deadline asked for when it came; without one nothing is promised
     tenant: str = ""
+    has_begun: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,51 +58,108 @@ class Verdict:
     put_off: tuple[int, ...] = ()  # of those that were taken before: who gives way, and might be late by it
 
 
+class _Course:
+    """How jobs go on, if nobody else comes."""
+
+    def __init__(self, claims: Sequence[Claim], places: int) -> None:
+        """`claims` in order of arrival; so many run at a time."""
+        self.now = 0.0
+        self.left = [claim.left_seconds for claim in claims]
+        self.running = [job for job, claim in enumerate(claims) if claim.has_begun]
+        self._tenants = [claim.tenant for claim in claims]
+        self._num_running = Counter(self._tenants[job] for job in self.running)
+        self._places = places
+        self._waiting: dict[str, deque[int]] = defaultdict(deque)
+        for job, claim in enumerate(claims):
+            if not claim.has_begun:
+                self._waiting[claim.tenant].append(job)
+        self._fill()
+
+    def advance(self, most_seconds: float = math.inf) -> list[int]:
+        """On until the first of those that run ends, but no longer than this; who has ended."""
+        part = min(*(self.left[job] for job in self.running), most_seconds / len(self.running))
+        self.now += part * len(self.running)
+        for job in self.running:
+            self.left[job] -= part
+        ended = [job for job in self.running if self.left[job] <= 0]
+        self.running = [job for job in self.running if self.left[job] > 0]
+        self._num_running.subtract(self._tenants[job] for job in ended)
+        self._fill()
+        return ended
+
+    def _fill(self) -> None:
+        while True:
+            heads = {tenant: jobs[0] for tenant, jobs in self._waiting.items() if jobs}
+            tenant = next_tenant(heads, self._num_running, self._places)
+            if tenant is None:
+                return
+            self.running.append(self._waiting[tenant].popleft())
+            self._num_running[tenant] += 1
+
+
 def ends(
     claims: Sequence[Claim],  # in order of arrival
     places: int,  # jobs that run at a time
 ) -> list[float]:
     """In how many seconds each will have ended."""
-    left = [claim.left_seconds for claim in claims]
-    ended = [0.0] * len(claims)
-    waiting, running, now = deque(range(len(claims))), list[int](), 0.0
-    while waiting or running:
-        while waiting and len(running) < places:
-            running.append(waiting.popleft())
-        least = min(left[job] for job in running)
-        now += least * len(running)
-        for job in running:
-            ended[job] = now
-        running = [job for job in running if left[job] > least]
-        for job in running:
-            left[job] -= least
+    course, ended = _Course(claims, places), [0.0] * len(claims)
+    while course.running:
+        for job in course.advance():
+            ended[job] = course.now
     return ended
 
 
-def seconds_until_free(claims: Sequence[Claim], places: int) -> float:
-    """Until the first of all jobs ends."""
-    return max(LEAST_RETRY_SECONDS, min(ends(claims, places), default=0.0))
+def later(claims: Sequence[Claim], places: int, seconds: float) -> list[Claim]:
+    """What they will be after so long."""
+    course, ended = _Course(claims, places), set[int]()
+    while course.running and course.now < seconds:
+        ended.update(course.advance(seconds - course.now))
+    return [
+        replace(
+            claim,
+            left_seconds=course.left[job],
+            deadline_seconds=_less(claim.deadline_seconds, seconds),
+            last_seconds=_less(claim.last_seconds, seconds),
+            has_begun=job in course.running,
+        )
+        for job, claim in enumerate(claims)
+        if job not in ended
+    ]
+
+
+def seconds_until_free(claims: Sequence[Claim], places: int, num_jobs: int = 1) -> float:
+    """Until so many of all jobs have ended."""
+    return max(LEAST_RETRY_SECONDS, sorted(ends(claims, places))[num_jobs - 1])
 
 
 def weigh(new: Sequence[Claim], taken: Sequence[Claim], places: int, caution: float = 1.0) -> Verdict:
     """On the jobs of one request, which have one deadline and one tenant: all are taken, or none."""
+    put_off = _harmless(new, taken, places, caution)
+    if put_off is not None:
+        return Verdict(put_off=tuple(put_off))
+    refused, seconds = 0.0, max(ends(taken, places))  # then the device is idle
+    while seconds - refused > max(LEAST_RETRY_SECONDS, RETRY_PRECISION * seconds):
+        middle = (refused + seconds) / 2
+        if _harmless(new, later(taken, places, middle), places, caution) is None:
+            refused = middle
+        else:
+            seconds = middle
+    return Verdict(max(LEAST_RETRY_SECONDS, seconds))
+
+
+def _harmless(new: Sequence[Claim], taken: Sequence[Claim], places: int, caution: float) -> list[int] | None:
+    """Who of those that were taken gives way to the new ones, if these are taken; None: they are not."""
     if not taken or all(claim.deadline_seconds is None for claim in (*new, *taken)):
-        return Verdict()
+        return []
     before, after = ends(taken, places), ends([*taken, *new], places)
+    if not all(is_in_time(claim, end * caution) for claim, end in zip(new, after[len(taken) :], strict=True)):
+        return None
     harmed = [
         job
         for job, claim in enumerate(taken)
         if after[job] > before[job] and _is_harmed(claim, before[job], after[job] * caution)
     ]
-    put_off = [job for job in harmed if gives_way(taken[job], new[0], taken)]
-    waits = [before[job] for job in harmed if job not in put_off]
-    end, deadline = max(after[len(taken) :]), new[0].deadline_seconds
-    if deadline is not None and end * caution > deadline:
-        is_hopeless = max(ends(new, places)) * caution > deadline
-        waits.append(max(before) if is_hopeless else end - deadline / caution)
-    if waits:
-        return Verdict(max(LEAST_RETRY_SECONDS, *waits))
-    return Verdict(put_off=tuple(put_off))
+    return harmed if all(gives_way(taken[job], new[0], taken) for job in harmed) else None
 
 
 def is_in_time(claim: Claim, end_seconds: float) -> bool:
@@ -131,3 +193,7 @@ def learned(caution: float, then: float, *, is_late: bool) -> float:
     if is_late:
         return min(MOST_CAUTION, max(caution, then * AFTER_LATE))
     return max(1.0, caution * AFTER_IN_TIME)
+
+
+def _less(deadline_seconds: float | None, seconds: float) -> float | None:
+    return None if deadline_seconds is None else deadline_seconds - seconds

@@ -36,7 +36,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 MOST_OPENINGS = 5  # that fail in a row
 WATCH_SECONDS = 0.5  # from one look at the device thread to the next
 STEP_SECONDS = 300.0  # a step of a large network on a CPU takes a minute
-CLOSE_SECONDS = 120.0
+CLOSE_SECONDS = 20.0  # whoever stops services gives them a time, of which running jobs have had 30 s
 
 
 class Batcher:
@@ -133,12 +133,13 @@ class Batcher:
 
     def close(self, deadline_seconds: float = CLOSE_SECONDS) -> None:
         """Take no more jobs, fail the taken ones at their next step, and join the thread, unless its device hangs."""
+        hangs = self.state == "hung"
         self._closing.set()
         self._desk.become("draining")
         joined = None
         while joined is not self._thread:  # one that died may have begun another just before
             joined = self._thread
-            joined.join(deadline_seconds)
+            joined.join(0.0 if hangs else deadline_seconds)
         if joined.is_alive():
             log.error("the device has not ended its step within %g s, and is left to it", deadline_seconds)
             self._end("dead", NotReadyError("the service was shut down before the job was done"))
@@ -150,7 +151,10 @@ class Batcher:
 
     def _watch(self) -> None:
         while not self._closing.wait(WATCH_SECONDS):
-            self.look()
+            try:
+                self.look()
+            except Exception:  # a defect in one look must not be the last
+                log.exception("the device thread could not be looked at")
 
     def _begin(self, pause_seconds: float = 0.0) -> threading.Thread:
         thread = threading.Thread(target=self._main, args=(pause_seconds,), name="device", daemon=True)
@@ -160,13 +164,17 @@ class Batcher:
     def _main(self, pause_seconds: float) -> None:
         if pause_seconds:
             self._pause(self._closing, pause_seconds)
+        runner: Runner | None = None
         try:
             if not self._closing.is_set():
-                self._serve(self._open())
+                runner = self._open()
+                self._serve(runner)
             self._end("dead", NotReadyError("the service was shut down before the job was done"))
         except BaseException as error:  # also SystemExit: a waiting client must hear of every end
             log.critical("the device thread died", exc_info=True)
-            self._died(error)
+            self._died(error, runner)
+        else:
+            _close(runner)
 
     def _open(self) -> Runner:
         begin = self._clock()
@@ -181,17 +189,19 @@ class Batcher:
         self._desk.become("ready")
         return runner
 
-    def _died(self, error: BaseException) -> None:
+    def _died(self, error: BaseException, runner: Runner | None) -> None:
         """Another thread is begun, unless that is of no use: the batcher is closed, or the model cannot be opened."""
         self._foresight = None  # it holds the model, which is to be opened again
         self._num_deaths += 1
-        is_named = self._num_failures > 0 and isinstance(error, RetouchError)  # waiting does not mend it
+        is_named = runner is None and isinstance(error, RetouchError)  # waiting does not mend it
         failure = JobFailedError("the device thread died; the log has the traceback")
         if self._closing.is_set() or is_named or self._num_failures >= MOST_OPENINGS:
             self._end("dead", failure)
+            _close(runner)
             return
         pause_seconds = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self._num_deaths - 1))
         self._end("restarting", failure, ready_in_seconds=pause_seconds + self._open_seconds)
+        _close(runner)
         self._desk.restarted()
         log.warning("the device thread starts again in %.0f s", pause_seconds)
         with self._lives:
@@ -203,23 +213,14 @@ class Batcher:
 
     def _serve(self, runner: Runner) -> None:
         """Step until the batcher is closed."""
-        try:
-            while self._exchange(runner):
-                self._step(runner)
-        finally:
-            runner.close()
-
-    def _step(self, runner: Runner) -> None:
-        events, num_images = [], 0
-        self._desk.step_begins()
-        try:
-            events, num_images = runner.step(), runner.num_images
-        finally:
-            self._desk.step_ended(num_images)
-        for job_id, event in events:
-            if isinstance(event, Receipt):
-                self._num_deaths = 0
-            self._desk.tell(job_id, event)
+        while self._exchange(runner):
+            events = runner.step()
+            if runner.num_images:
+                self._desk.stepped(runner.num_images)
+            for job_id, event in events:
+                if isinstance(event, Receipt):
+                    self._num_deaths = 0
+                self._desk.tell(job_id, event)
 
     def _exchange(self, runner: Runner) -> bool:
         """Take over new jobs, end cancelled and late ones; sleeps while there is nothing to do. False: time to end."""
@@ -237,3 +238,12 @@ class Batcher:
         """No job is taken from now on, and each that was taken fails."""
         self._desk.become(state, ready_in_seconds=ready_in_seconds)
         self._desk.end_all(error)
+
+
+def _close(runner: Runner | None) -> None:
+    """Its jobs have been told; what they hold is let go."""
+    try:
+        if runner is not None:
+            runner.close()
+    except Exception:  # the thread ends, and whoever comes after it begins anew
+        log.exception("a runner did not close")

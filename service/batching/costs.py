@@ -23,6 +23,7 @@ from service.jobs import MaskFound, Receipt
 
 NUM_REMEMBERED = 64  # jobs; what was seen before those counts for nothing
 NEWEST = 0.2  # weight of the newest value in a running mean
+LEAST_LEFT = 0.1  # of the mean, of a job of which nothing is known, however long it takes
 FIRST_JOB_SECONDS = 10.0  # of a job of which nothing is known
 FIRST_RATIO = 0.25  # of a mask that is not found yet
 FIRST_SHARE = (0.05, 1.0)  # of dense multiplications: of a sparse call of no rows, and what all rows add
@@ -89,9 +90,9 @@ class Outlook:
         return replace(self, dense_calls=dense, edit_calls=edit, edit_macs=macs)
 
     def found(self, mask: MaskFound, num_calls: int) -> Outlook:
-        """The same, with the mask known after so many calls: those have found it. Without more to multiply it ends."""
+        """The same, with the mask known after so many calls: those have found it."""
         known = replace(self, dense_calls=num_calls, edited_ratio=mask.edited_ratio, detects=False)
-        return replace(known, edit_calls=self.edit_calls if mask.macs else 0, edit_macs=mask.macs)
+        return replace(known, edit_calls=mask.num_calls, edit_macs=mask.macs)
 
     @property
     def detection(self) -> Outlook:
@@ -119,7 +120,7 @@ class Costs:
     def seconds(self, outlook: Outlook | None, spent_seconds: float = 0.0) -> float:
         """Of the device, that a job will take from now on; of a job of which nothing is known, the mean's rest."""
         if outlook is None:
-            return max(0.0, self.job_seconds - spent_seconds)
+            return max(LEAST_LEFT * self.job_seconds, self.job_seconds - spent_seconds)
         return self.work(outlook).times(self.rates)
 
     def work(self, outlook: Outlook) -> Work:
@@ -161,7 +162,9 @@ class Costs:
 
 
 def _with_work(costs: Costs, work: Work, seconds: float) -> Costs:
-    """Rates that hold for this, too."""
+    """Rates that hold for this, too. What amounts to nothing tells nothing."""
+    if not any(astuple(work)):
+        return costs
     works = (*costs.works, (work, seconds))[-NUM_REMEMBERED:]
     rows, all_seconds = np.stack([one.row() for one, _ in works]), np.array([seconds for _, seconds in works])
     rates = Work(*fit(rows, all_seconds, costs.guess.row(), costs.rates.row()).tolist())

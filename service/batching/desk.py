@@ -6,6 +6,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 from service.batching.costs import Outlook
@@ -44,7 +45,7 @@ class Desk:
         self._changed = threading.Condition()  # guards all here; reentrant
         self._state: State = "loading"
         self._ready_at: float | None = None  # of the clock; None: it is not known
-        self._step_since: float | None = None  # of the clock; None between steps
+        self._busy_since: float | None = None  # of the clock; None while the device's thread waits for work
         self._arrived: list[str] = []
         self._cancelled: list[str] = []
         self._is_woken = False
@@ -71,8 +72,8 @@ class Desk:
     def check_ready(self) -> None:
         """Raises NotReadyError, with when to come again, unless jobs are taken."""
         with self._changed:
-            left = None if self._ready_at is None else max(1.0, self._ready_at - self._clock())
-            check_ready(self._state, left)
+            left = None if self._ready_at is None else self._ready_at - self._clock()
+            check_ready(self._state, left and (max(1.0, left) if left > 0 else None))
 
     def check(self) -> None:
         """Raises NotReadyError, BusyError where no job at all would be taken; waits for nothing."""
@@ -105,8 +106,15 @@ class Desk:
             self._changed.notify_all()
 
     def collect(self, *, waits: bool, closing: threading.Event) -> Arrivals:
-        """What has come; if it `waits`, not before there is something, or it is closing time."""
+        """What has come, for the device's thread; if it `waits`, not before there is something, or it is closing time.
+
+        From then on the thread is busy until it collects again.
+        """
         with self._changed:
+            self._busy_since = None
+            if self._state == "hung":
+                log.warning("the device has ended its step, and takes jobs again")
+                self.become("ready")
             while waits and not (self._arrived or self._cancelled or self._is_woken or closing.is_set()):
                 self._changed.wait()
             self._is_woken = False
@@ -114,20 +122,21 @@ class Desk:
             jobs = {job_id: tickets[job_id] for job_id in self._arrived if job_id in tickets}
             arrivals = Arrivals(jobs, tuple(self._cancelled))
             self._arrived, self._cancelled = [], []
+            self._busy_since = self._clock()
             return arrivals
 
     def tell(self, job_id: str, event: Event) -> None:
         """An event of a job, to who listens; of one that has ended it is told to nobody."""
         with self._changed:
             told = self._ledger.tell(job_id, event, self._clock())
-        if told is None:
-            return
-        ticket, event = told
-        try:
-            ticket.deliver(event)
-        except Exception:  # whatever a listener raises is its own: it hears no more, and the thread lives
-            log.exception("job %s could not deliver %s", job_id, type(event).__name__)
-            self.cancel(job_id)
+            if told is None:
+                return
+            ticket, event = told
+            try:
+                ticket.deliver(event)
+            except Exception:  # whatever a listener raises is its own: it hears no more, and the thread lives
+                log.exception("job %s could not deliver %s", job_id, type(event).__name__)
+                self.cancel(job_id)
 
     def end_late(self) -> None:
         """Jobs whose deadline is over hear so, and are stopped."""
@@ -143,25 +152,15 @@ class Desk:
             left = self._give_up()
         self._fail(left, error)
 
-    def step_begins(self) -> None:
-        """The device begins a step."""
+    def stepped(self, num_images: int) -> None:
+        """A network call of so many images was made."""
         with self._changed:
-            self._step_since = self._clock()
-
-    def step_ended(self, num_images: int) -> None:
-        """It has ended, whatever was thought of it; `num_images` were in its network call, 0 if it made none."""
-        with self._changed:
-            self._step_since = None
-            if num_images:
-                self._ledger.stepped(num_images)
-            if self._state == "hung":
-                log.warning("the device has ended its step, and takes jobs again")
-                self.become("ready")
+            self._ledger.stepped(num_images)
 
     def end_hung(self, step_seconds: float) -> None:
-        """If the step takes longer than this, the device hangs: all jobs fail, and none is taken until it ends."""
+        """If the device's thread is busy for so long, it hangs: all jobs fail, and none is taken until it collects."""
         with self._changed:
-            since = self._step_since
+            since = self._busy_since
             if self._state != "ready" or since is None or self._clock() - since < step_seconds:
                 return
             self.become("hung")
@@ -173,7 +172,7 @@ class Desk:
         """The device thread is started again, and has nothing to stop."""
         with self._changed:
             self._ledger.restarted()
-            self._cancelled = []
+            self._cancelled, self._busy_since = [], None
 
     def runs_on(self, device: str) -> None:
         """Costs are guessed for this type of device, as long as nothing was seen."""
@@ -193,4 +192,4 @@ class Desk:
 
     def _fail(self, job_ids: Iterable[str], error: Exception) -> None:
         for job_id in job_ids:
-            self.tell(job_id, Failed(error))
+            self.tell(job_id, Failed(copy(error)))  # each is raised in a request of its own

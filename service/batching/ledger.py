@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,8 @@ from service.batching.numbers import End, Numbers
 from service.batching.usage import Usage
 from service.errors import BusyError, DeadlineError, InputError
 from service.jobs import EditJob, Ending, Event, Failed, Job, MaskFound, Receipt
+
+log = logging.getLogger(__name__)
 
 PROMISED = 0.9  # of a deadline: the rest is for what is not the device's, the request's way and the answer's
 
@@ -73,7 +76,7 @@ class Ticket:
     def claim(self, costs: Costs, now: float) -> Claim:
         """As admission sees it."""
         deadlines = self.left_deadline(now, PROMISED), self.left_deadline(now)
-        return Claim(self.left_seconds(costs), *deadlines, self.share, self.job.tenant)
+        return Claim(self.left_seconds(costs), *deadlines, self.share, self.job.tenant, self.usage.has_begun)
 
 
 class Ledger:
@@ -98,8 +101,10 @@ class Ledger:
             raise InputError(
                 "n", f"must be at most {self._max_jobs}, the jobs that are taken at a time, got {num_jobs}"
             )
-        if len(self.tickets) + num_jobs > self._max_jobs:
-            self._refuse(num_jobs, seconds_until_free(self._claims(now), self._running_jobs), "the queue is full")
+        num_over = len(self.tickets) + num_jobs - self._max_jobs
+        if num_over > 0:
+            wait = seconds_until_free(self._claims(now), self._running_jobs, num_over)
+            self._refuse(num_jobs, wait, "the queue is full")
 
     def take(self, new: Mapping[str, Ticket], now: float) -> None:
         """The jobs of one request: all of them are here from now on, or, if one or another would be too late, none.
@@ -127,17 +132,24 @@ class Ledger:
             return None
         if isinstance(event, MaskFound):
             ticket.mask, ticket.mask_calls = event, ticket.usage.num_calls
-        if isinstance(event, Receipt):
-            event = self._done(ticket, event)
-        elif isinstance(event, Ending):
-            self.costs = self.costs.learned_from_part(ticket.own, ticket.usage)
         if isinstance(event, Ending):
             del self.tickets[job_id]
-            if ticket.promised_at is not None and _has_run(event):
-                is_late = (ticket.left_deadline(now, PROMISED) or 0.0) < 0
-                self._caution = learned(self._caution, ticket.promised_at, is_late=is_late)
             self._ended[_end(event)] += 1
+            event = self._learned(ticket, event, now)
         return ticket, event
+
+    def _learned(self, ticket: Ticket, event: Ending, now: float) -> Ending:
+        """What its end has shown; the receipt of a dry run says what the whole edit would take."""
+        if ticket.promised_at is not None and _has_run(event):
+            is_late = (ticket.left_deadline(now, PROMISED) or 0.0) < 0
+            self._caution = learned(self._caution, ticket.promised_at, is_late=is_late)
+        try:
+            if isinstance(event, Receipt):
+                return self._done(ticket, event)
+            self.costs = self.costs.learned_from_part(ticket.own, ticket.usage)
+        except Exception:  # a defect of predictions must end no job, and no thread that tells of its end
+            log.exception("what a job took could not be learned")
+        return event
 
     def overdue(self, now: float) -> dict[str, float]:
         """Jobs whose deadline is over, and how many seconds that was."""
@@ -187,7 +199,6 @@ class Ledger:
         raise BusyError(retry_after_seconds, reason)
 
     def _done(self, ticket: Ticket, receipt: Receipt) -> Receipt:
-        """Learns from it; the receipt of a dry run says what the whole edit would take."""
         outlook = ticket.outlook
         if outlook and ticket.is_dry:
             outlook = outlook.detection

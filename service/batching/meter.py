@@ -59,7 +59,7 @@ class DeviceMeter:
         self._mark = mark
         self._clock = clock
         self._call: tuple[Sequence[Share], Ended] | None = None  # that was asked for
-        self._since = 0.0  # of the clock: when the one before it had ended, or it was asked for
+        self._since = clock()  # when the one before it had ended, or it was asked for
 
     def called(self, shares: Sequence[Share], seconds: float) -> None:
         """Waits for the call before this one."""
@@ -70,7 +70,9 @@ class DeviceMeter:
         self._call = shares, ended
 
     def advanced(self, usage: Usage, seconds: float) -> None:
-        """That is beside a call, and part of its time."""
+        """Beside a call it is part of that one's time; so is what it waited for one."""
+        if self._call is None:
+            usage.seconds += min(seconds, self._clock() - self._since)
 
     def settle(self) -> None:
         """Waits for the call that was asked for."""
@@ -87,3 +89,4 @@ def _charge(shares: Sequence[Share], seconds: float) -> None:
     num_rows = [rows for _, rows in shares]
     for (usage, _), part in zip(shares, parts(seconds, num_rows), strict=True):
         usage.seconds += part
+        usage.num_calls += 1

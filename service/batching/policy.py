@@ -3,7 +3,8 @@
 Every running job waits for exactly one network call. Calls of equal shape may share one device step, so that a step
 serves many jobs. Three rules:
 
-    admit   the longest waiting jobs first, as long as places are free; newcomers then take part in the next step
+    admit   as long as places are free, the longest waiting job of the tenant that has the fewest; none with a name has
+            all of them. Newcomers then take part in the next step
     step    the call of the job that has had the least of the device, in seconds; but one that was passed over by
             `most_waited_steps` steps is first, whatever it has had
     ride    beside it calls of its shape that compute at most twice its rows, as many as fit
@@ -22,7 +23,8 @@ least served. To put them before that would cost others, for such calls are dens
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 RIDER_RATIO = 2  # rows of a call that rides, at most, over rows of that which it rides with
@@ -47,6 +49,7 @@ class PendingCall:
     num_rows: int  # computed at the highest resolution
     had_seconds: float = 0.0  # of the device; `level` when it began
     waited_steps: int = 0  # device steps that served others meanwhile
+    tenant: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,33 @@ class Decision:
 
 
 def decide(
-    waiting: Sequence[str],  # ids of jobs that have not begun, in order of arrival
+    waiting: Mapping[str, str],  # tenants by the ids of jobs that have not begun, in order of arrival
     pending: Sequence[PendingCall],  # one per running job, in order of admission
     limits: Limits,
 ) -> Decision:
     """What to do next; an empty decision means that there is nothing to do."""
-    free = max(0, limits.running_jobs - len(pending))
-    if admit := tuple(waiting[:free]):
+    if admit := tuple(_admitted(waiting, Counter(call.tenant for call in pending), limits.running_jobs)):
         return Decision(admit=admit)
     return Decision(step=tuple(call.job_id for call in _share(pending, limits)))
+
+
+def next_tenant(
+    heads: Mapping[str, int],  # tenants of jobs that wait, with the number of each one's first, by arrival
+    running: Counter[str],  # jobs that run, by tenant
+    places: int,
+) -> str | None:
+    """Whose job begins: theirs who have the fewest places, of those the first. None where no place is free for them.
+
+    One place is kept from whoever has all others, so that nobody waits for the end of long jobs of one key. Without
+    keys there are no tenants to keep it for: all are the one without a name.
+    """
+    if running.total() >= places:
+        return None
+    most = max(1, places - 1)
+    may = [
+        (running[tenant], number, tenant) for tenant, number in heads.items() if not tenant or running[tenant] < most
+    ]
+    return min(may)[2] if may else None
 
 
 def level(before: float, pending: Sequence[PendingCall]) -> float:
@@ -76,6 +97,22 @@ def level(before: float, pending: Sequence[PendingCall]) -> float:
     have ended.
     """
     return max(before, min(call.had_seconds for call in pending))
+
+
+def _admitted(waiting: Mapping[str, str], running: Counter[str], places: int) -> Iterator[str]:
+    """Who begins, one after the other."""
+    left = dict(waiting)
+    while True:
+        heads: dict[str, int] = {}
+        for number, its in enumerate(left.values()):
+            heads.setdefault(its, number)
+        tenant = next_tenant(heads, running, places)
+        if tenant is None:
+            return
+        job_id = next(job_id for job_id, its in left.items() if its == tenant)
+        del left[job_id]
+        running[tenant] += 1
+        yield job_id
 
 
 def _share(pending: Sequence[PendingCall], limits: Limits) -> list[PendingCall]:

@@ -28,7 +28,7 @@ from service.engine.predict import predict
 from service.engine.unet import UNet
 from service.engine.weights import Model
 from service.errors import JobFailedError, RetouchError
-from service.jobs import Event, Failed, Job, Receipt
+from service.jobs import Event, Failed, Job, MaskFound, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class _Running:
     """A job that has begun, and the network call that it waits for."""
 
     script: Script
+    tenant: str
     queue_seconds: float
     usage: Usage
     ahead_seconds: float  # what it was taken to have had when it began
@@ -139,7 +140,8 @@ class Runner:
     def step(self) -> list[tuple[str, Event]]:
         """Begin the jobs that may begin, or make one merged network call, or do a chore. Returns what came of it."""
         pending = self._pending
-        decision = decide(list(self._waiting), pending, self._limits)
+        waiting = {job_id: one.job.tenant for job_id, one in self._waiting.items()}
+        decision = decide(waiting, pending, self._limits)
         self._num_images = sum(call.num_images for call in pending if call.job_id in decision.step)
         for job_id in decision.admit:
             self._admit(job_id)
@@ -161,6 +163,7 @@ class Runner:
                 running.call.num_rows,
                 running.ahead_seconds + running.usage.seconds,
                 running.waited_steps,
+                running.tenant,
             )
             for job_id, running in self._running.items()
         ]
@@ -172,6 +175,7 @@ class Runner:
             log.exception("a chore failed")
 
     def _admit(self, job_id: str) -> None:
+        self._meter.settle()  # what a job begins with is its own
         waiting = self._waiting.pop(job_id)
         waiting.usage.has_begun = True
         queue_seconds = self._clock() - waiting.since
@@ -180,7 +184,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001  # a job's defect ends this job, and only this one
             self._fail(job_id, error)
         else:
-            self._running[job_id] = _Running(script, queue_seconds, waiting.usage, self._level)
+            self._running[job_id] = _Running(script, waiting.job.tenant, queue_seconds, waiting.usage, self._level)
             self._advance(job_id, None)
 
     def _compute(self, job_ids: Sequence[str]) -> None:
@@ -198,8 +202,6 @@ class Runner:
             return
         shares = [(self._running[job_id].usage, call.num_rows) for job_id, call in chosen.items()]
         self._meter.called(shares, self._clock() - begin)
-        for usage, _ in shares:
-            usage.num_calls += 1
         for job_id, prediction in answers:
             self._advance(job_id, prediction)
 
@@ -210,6 +212,8 @@ class Runner:
         try:
             item = running.script.send(prediction)
             while isinstance(item, Event):
+                if isinstance(item, MaskFound):
+                    self._meter.settle()  # the calls that found it are charged, and counted
                 if isinstance(item, Receipt):
                     receipt = _with_queue(item, running.queue_seconds)
                 else:

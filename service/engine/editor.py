@@ -112,7 +112,8 @@ def edit(model: Model, store: Store, job: EditJob, catalog: Catalog | None = Non
         else:
             edit_mask, begun = yield from revision.detect()
         region = revision.region(edit_mask) if known is None and edit_mask.any() else None
-        yield MaskFound(edit_mask, float(edit_mask.mean()), revision.count_macs(region, begun) if region else 0)
+        num_calls, macs = revision.count(region, begun) if region else (0, 0)
+        yield MaskFound(edit_mask, float(edit_mask.mean()), num_calls, macs)
         if not edit_mask.any():
             tally.fall_back("mask", "the mask is empty" if job.mask_mode == "given" else "the new words change nothing")
             image_id, known = source_id, source

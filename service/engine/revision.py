@@ -132,14 +132,14 @@ class Revision:
         levels = choose_active(self.model, edit_mask, self.job.rules, branches, self.tally, unreadable=unreadable)
         return Active(levels, attend_recorded=self._attends)
 
-    def count_macs(self, region: Active, begun: Beginning | None) -> int:
-        """Multiplications of the steps that `redraw` will take."""
+    def count(self, region: Active, begun: Beginning | None) -> tuple[int, int]:
+        """Steps that `redraw` will take, a network call each, and their multiplications."""
         canvas, deep_every = Canvas.of(self.model, self.sampling), self.job.rules.deep_every
         plans = plans_of((region,), self.model.device)
         num_steps = self.sampling.num_inference_steps - self._num_done(begun)
         num_complete = ceil(num_steps / deep_every)
         num_shallow = num_steps - num_complete
-        return num_complete * canvas.count_macs(plans) + num_shallow * canvas.count_macs(plans[:1])
+        return num_steps, num_complete * canvas.count_macs(plans) + num_shallow * canvas.count_macs(plans[:1])
 
     def redraw(
         self, store: Store, image_id: str, edit_mask: Mask, region: Active, begun: Beginning | None

@@ -18,7 +18,7 @@ EDIT = Outlook(dense_calls=3, dense_macs=int(DENSE), edit_calls=20, detects=True
 
 
 def mask(ratio, macs):
-    return MaskFound(np.ones((1, 1), bool), ratio, macs)
+    return MaskFound(np.ones((1, 1), bool), ratio, 20 if macs else 0, macs)
 
 
 def generation(num_steps, planted=PLANTED):
@@ -90,6 +90,16 @@ def test_of_a_stopped_job_of_which_nothing_is_known_it_is_learned_that_they_take
     assert costs.learned_from_part(None, Usage(60.0, 3)).job_seconds == pytest.approx(20)
 
 
+def test_an_edit_that_was_foreseen_as_a_drawing_has_the_calls_that_its_mask_tells():
+    """It named no source, and one was found."""
+    outlook = Outlook(20, int(DENSE)).found(mask(0.1, int(20 * DENSE * 0.2)), 3)
+    assert [outlook.after(calls).num_calls for calls in (3, 13, 23)] == [20, 10, 0]
+    _, _, _, usage = generation(8)
+    part = done(30).learned_from_part(outlook, Usage(usage.seconds, 3 + 10))
+    work, _ = part.works[-1]
+    assert work.macs == pytest.approx(3 * DENSE + 10 * DENSE * 0.2)
+
+
 def test_a_job_that_was_stopped_before_its_first_call_shows_nothing():
     assert done(3).learned_from_part(EDIT, Usage()) == done(3)
 
@@ -148,7 +158,7 @@ def test_of_a_job_of_which_nothing_is_known_the_rest_of_the_mean_is_left():
     costs = Costs().learned(None, None, Receipt("id", macs_computed=1), Usage(5.0, 3))
     assert costs.job_seconds == pytest.approx(9.0)
     assert costs.seconds(None, spent_seconds=4.0) == pytest.approx(5.0)
-    assert costs.seconds(None, spent_seconds=40.0) == 0
+    assert costs.seconds(None, spent_seconds=40.0) == pytest.approx(0.9)  # a tenth: it has not ended
 
 
 def test_no_more_is_remembered_than_counts():

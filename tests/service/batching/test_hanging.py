@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from service.batching.batcher import STEP_SECONDS
 from service.errors import DeadlineError, JobFailedError, NotReadyError
-from service.jobs import Accepted, Receipt
+from service.jobs import Accepted, Failed, Receipt
 
 GUARD_SECONDS = 30  # a test that hangs fails
 
@@ -87,3 +89,61 @@ def test_a_service_that_shuts_down_is_draining_also_while_its_device_hangs(stepp
     batcher.close(deadline_seconds=0.01)
     bench.may_step.set()
     assert batcher._desk.wait_while({"draining", "hung"}, GUARD_SECONDS) == "dead"
+
+
+def test_a_job_that_does_not_clean_up_is_a_device_that_hangs(open_batcher, submit, bench):
+    may_end = threading.Event()
+
+    def script(name):
+        yield Accepted(name, None, 1)
+        try:
+            yield bench.call(name)
+        finally:
+            assert may_end.wait(GUARD_SECONDS)
+
+    bench.scripts["dirty"] = script
+    batcher = open_batcher()
+    batcher.wait_opened()
+    bench.may_step.clear()
+    job_id, dirty = submit(batcher, "dirty")
+    assert bench.has_begun.wait(GUARD_SECONDS)
+    batcher.cancel(job_id)
+    _, other = submit(batcher, "b")
+    bench.may_step.set()
+    bench.now += STEP_SECONDS
+    assert isinstance(other.last().error, JobFailedError)
+    assert batcher.state == "hung"
+    may_end.set()
+    assert batcher._desk.wait_while({"hung"}, GUARD_SECONDS) == "ready"
+    assert isinstance(dirty.last(), Failed)
+
+
+def test_each_job_that_fails_has_an_error_of_its_own(stepping, submit, bench):
+    batcher, running = stepping
+    _, waiting = submit(batcher, "b")
+    bench.now += STEP_SECONDS
+    first, second = running.last().error, waiting.last().error
+    assert first is not second
+    assert str(first) == str(second)
+
+
+def test_a_look_that_fails_is_not_the_last(open_batcher, submit, bench, caplog):
+    are_wrong, was_wrong = threading.Event(), threading.Event()
+
+    def clock():
+        if are_wrong.is_set() and threading.current_thread().name == "watch":
+            was_wrong.set()
+            raise OSError("no clock")
+        return bench.now
+
+    bench.clock = clock
+    batcher = open_batcher()
+    batcher.wait_opened()
+    bench.may_step.clear()
+    are_wrong.set()
+    assert was_wrong.wait(GUARD_SECONDS)
+    are_wrong.clear()
+    _, told = submit(batcher, deadline_seconds=5)
+    bench.now += 5.0
+    assert isinstance(told.last().error, DeadlineError)
+    assert "could not be looked at" in caplog.text

@@ -90,6 +90,29 @@ def test_a_device_that_was_idle_charges_nobody_for_it(device, meter):
     assert usage.seconds == 2.25
 
 
+def test_what_a_script_does_beside_a_call_is_charged_once(device, meter):
+    first, newcomer = Usage(), Usage()
+    meter.advanced(newcomer, 0.0)
+    device.ask()
+    meter.called([(first, 1)], 0.0)
+    device.now += 0.5
+    meter.advanced(first, 0.5)
+    meter.settle()
+    device.now += 2.0
+    meter.advanced(newcomer, 2.0)
+    assert (first.seconds, newcomer.seconds) == (1.0, 2.0)
+
+
+def test_calls_are_counted_when_they_are_charged(device, meter):
+    usage = Usage()
+    for _ in range(2):
+        device.ask()
+        meter.called([(usage, 1)], 0.0)
+    assert (usage.seconds, usage.num_calls) == (1.0, 1)
+    meter.settle()
+    assert (usage.seconds, usage.num_calls) == (2.0, 2)
+
+
 def test_the_jobs_of_a_runner_are_charged_what_the_device_did_for_them(bench, device, meter):
     """Also the last call of each, when its receipt comes."""
 

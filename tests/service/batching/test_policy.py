@@ -12,55 +12,71 @@ from service.batching.policy import Decision, Limits, PendingCall, decide, level
 LIMITS = Limits(running_jobs=3, step_images=4)
 
 
-def call(job_id, shape="s", images=2, waited=0, rows=10, had=0.0):
-    return PendingCall(job_id, shape, images, rows, had, waited)
+def call(job_id, shape="s", images=2, waited=0, rows=10, had=0.0, tenant=""):
+    return PendingCall(job_id, shape, images, rows, had, waited, tenant)
 
 
 def test_nothing_to_do_is_an_empty_decision():
-    assert decide([], [], LIMITS) == Decision()
+    assert decide({}, [], LIMITS) == Decision()
 
 
 def test_the_first_arrivals_are_admitted_before_the_next_step():
-    assert decide(["c", "d", "e"], [call("a")], LIMITS) == Decision(admit=("c", "d"))
+    assert decide(dict.fromkeys("cde", ""), [call("a")], LIMITS) == Decision(admit=("c", "d"))
+
+
+def test_the_tenant_with_the_fewest_places_is_first():
+    waiting = {"c": "ann", "d": "ann", "e": "bob"}
+    assert decide(waiting, [call("a", tenant="ann")], LIMITS).admit == ("e", "c")
+
+
+def test_who_has_all_places_but_one_gets_no_more():
+    pending = [call(name, tenant="ann") for name in "ab"]
+    assert decide({"c": "ann"}, pending, LIMITS) == Decision(step=("a", "b"))
+    assert decide({"c": "ann", "d": "bob"}, pending, LIMITS).admit == ("d",)
+    assert decide({"c": "ann"}, [], Limits(running_jobs=1)).admit == ("c",)
+
+
+def test_without_keys_nobody_is_kept_a_place():
+    assert decide(dict.fromkeys("bcd", ""), [call("a")], LIMITS).admit == ("b", "c")
 
 
 def test_full_places_admit_nobody():
     pending = [call("a"), call("b"), call("c")]
-    assert decide(["d"], pending, LIMITS) == Decision(step=("a", "b"))
+    assert decide({"d": ""}, pending, LIMITS) == Decision(step=("a", "b"))
 
 
 def test_calls_of_equal_shape_share_a_step():
-    assert decide([], [call("a"), call("b", "other"), call("c")], LIMITS).step == ("a", "c")
+    assert decide({}, [call("a"), call("b", "other"), call("c")], LIMITS).step == ("a", "c")
 
 
 def test_a_step_holds_no_more_images_than_it_may():
-    assert decide([], [call("a", images=3), call("b"), call("c", images=1)], LIMITS).step == ("a", "c")
+    assert decide({}, [call("a", images=3), call("b"), call("c", images=1)], LIMITS).step == ("a", "c")
 
 
 def test_a_call_larger_than_a_step_runs_alone():
-    assert decide([], [call("a", images=9, waited=1), call("b")], LIMITS).step == ("a",)
+    assert decide({}, [call("a", images=9, waited=1), call("b")], LIMITS).step == ("a",)
 
 
 def test_who_has_had_the_least_of_the_device_is_first():
     pending = [call("a", had=2.0), call("b", "other", had=1.0, waited=9), call("c", had=1.5)]
-    assert decide([], pending, LIMITS).step == ("b",)
+    assert decide({}, pending, LIMITS).step == ("b",)
 
 
 def test_of_those_that_had_as_much_the_longest_waiting_is_first():
     pending = [call("a"), call("b"), call("c", "other", waited=1)]
-    assert decide([], pending, LIMITS).step == ("c",)
+    assert decide({}, pending, LIMITS).step == ("c",)
 
 
 def test_a_call_that_was_passed_over_too_often_is_first():
     pending = [call("a"), call("b", "other", had=9.0, waited=LIMITS.most_waited_steps)]
-    assert decide([], pending, LIMITS).step == ("b",)
+    assert decide({}, pending, LIMITS).step == ("b",)
 
 
 def test_a_large_call_is_no_rider_of_a_small_one_but_a_small_one_is_of_a_large_one():
     small, large = call("small", rows=10, had=1.0), call("large", rows=21, had=2.0)
-    assert decide([], [small, large], LIMITS).step == ("small",)
-    assert decide([], [call("small", rows=10, had=3.0), large], LIMITS).step == ("large", "small")
-    assert decide([], [small, call("large", rows=20, had=2.0)], LIMITS).step == ("small", "large")
+    assert decide({}, [small, large], LIMITS).step == ("small",)
+    assert decide({}, [call("small", rows=10, had=3.0), large], LIMITS).step == ("large", "small")
+    assert decide({}, [small, call("large", rows=20, had=2.0)], LIMITS).step == ("small", "large")
 
 
 def test_a_newcomer_begins_level_with_who_had_the_least():
@@ -102,7 +118,7 @@ class Device:
     def step(self):
         """Rows by the jobs that were served."""
         self.level = level(self.level, self.pending)
-        chosen = {name: self.jobs[name].rows for name in decide([], self.pending, self.limits).step}
+        chosen = {name: self.jobs[name].rows for name in decide({}, self.pending, self.limits).step}
         for name, job in list(self.jobs.items()):
             job.waited = 0 if name in chosen else job.waited + 1
             self.most_waited = max(self.most_waited, job.waited)

@@ -220,5 +220,9 @@ def test_who_asks_meanwhile_is_told_when_the_thread_will_be_there(open_batcher, 
     with pytest.raises(NotReadyError) as refused:
         submit(batcher)
     assert refused.value.retry_after_seconds == 16
+    bench.now += 17.0  # it takes longer than it did
+    with pytest.raises(NotReadyError) as refused:
+        submit(batcher)
+    assert refused.value.retry_after_seconds == 5
     mortals.are_to_die = False
     pauses.may_end.set()
