@@ -88,9 +88,12 @@ async def lineage(image_id: ImageId, request: Request) -> Family:
 @router.delete("/{image_id}", status_code=204, responses=ERRORS)
 async def delete(image_id: ImageId, request: Request) -> None:
     """Forget a picture and how it was drawn. Edits of it stay."""
-    await _worker(request).delete(image_id, request.state.tenant)
+    tenant: str = request.state.tenant
     repeats: Repeats = request.app.state.repeats
-    repeats.forget(image_id)
+    try:
+        await _worker(request).delete(image_id, tenant)
+    finally:  # also of one that has left the store, which a repeated request would be told again
+        repeats.forget(tenant, image_id)
 
 
 async def _png(request: Request, image_id: str, name: Blob, if_none_match: str) -> Response:

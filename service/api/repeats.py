@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from service.errors import InputError, RepeatedError
-from service.jobs import Event, ImageReady, MaskFound, Numbered, Preview, Receipt
+from service.jobs import Accepted, Event, ImageReady, MaskFound, Numbered, Preview, Receipt
 
 HEADER = "Idempotency-Key"
 HOUR = 3600.0  # seconds
@@ -69,11 +69,12 @@ class Repeats:
             if self._running.get(name) is answer:
                 del self._running[name]
 
-    def forget(self, image_id: str) -> None:
-        """A deleted picture is told to nobody."""
-        for name in [name for name, answer in self._ended.items() if _tells(answer, image_id)]:
-            self._drop(name)
-        self._running = {name: answer for name, answer in self._running.items() if not _tells(answer, image_id)}
+    def forget(self, tenant: str, image_id: str) -> None:
+        """A picture that its tenant has deleted is not told again, also by what has told only a part of it so far."""
+        answers = self._running | self._ended  # a name is in one of them
+        for name in [name for name, answer in answers.items() if name[0] == tenant and _tells(answer, image_id)]:
+            if self._running.pop(name, None) is None:
+                self._drop(name)
 
     def _known(self, name: Name, digest: str) -> _Answer | None:
         """What was told before, to the end."""
@@ -113,7 +114,9 @@ class Repeats:
 
 
 def _tells(answer: _Answer, image_id: str) -> bool:
-    return any(isinstance(event, Receipt) and event.image_id == image_id for _, event in answer.events)
+    """Whether it is, or will be, of this picture."""
+    events = (event for _, event in answer.events)
+    return any(isinstance(event, Accepted | ImageReady | Receipt) and event.image_id == image_id for event in events)
 
 
 def _num_bytes(event: Event) -> int:

@@ -151,12 +151,23 @@ async def test_an_answer_that_is_larger_than_all_room_is_not_kept(job):
 async def test_a_deleted_picture_is_told_to_nobody(job):
     repeats = Repeats(10_000)
     await ask(repeats, job)
-    repeats.forget("other")
+    repeats.forget("", "other")
     await ask(repeats, job)
     assert job.num_runs == 1
-    repeats.forget("id")
+    repeats.forget("", "id")
     await ask(repeats, job)
     assert job.num_runs == 2
+
+
+async def test_what_one_tenant_deletes_is_not_anothers(job):
+    repeats = Repeats(10_000)
+    for tenant in ("ann", "bob"):
+        await ask(repeats, job, tenant=tenant)
+    repeats.forget("ann", "id")
+    await ask(repeats, job, tenant="bob")
+    assert job.num_runs == 2
+    await ask(repeats, job, tenant="ann")
+    assert job.num_runs == 3
 
 
 async def test_an_answer_that_was_told_to_its_receipt_is_kept(job):
@@ -217,7 +228,8 @@ async def test_an_answer_for_which_there_is_no_room_is_not_kept_for_who_leaves_e
         assert job.num_runs == num_runs
 
 
-async def test_a_picture_that_is_deleted_while_its_request_runs_is_not_told_again():
+@pytest.mark.parametrize("last", [Accepted, ImageReady, Receipt])
+async def test_a_picture_that_is_deleted_while_its_request_runs_is_not_told_again(last):
     first, second = Job("first"), Job("second")
 
     async def both():
@@ -227,8 +239,17 @@ async def test_a_picture_that_is_deleted_while_its_request_runs_is_not_told_agai
 
     repeats = Repeats(10**9)
     events = repeats.once("", "one", "this", both, 2)
-    while not isinstance((await anext(events))[1], Receipt):
+    while not isinstance((await anext(events))[1], last):
         pass
-    repeats.forget("first")
-    assert [number async for number, _ in events] == [1, 1, 1, 1]
-    assert [number async for number, _ in repeats.once("", "one", "this", both, 2)] == [0, 0, 0, 0, 1, 1, 1, 1]
+    repeats.forget("", "first")
+    assert [type(event) async for _, event in events][-1] is Receipt
+    again = [number async for number, _ in repeats.once("", "one", "this", both, 2)]
+    assert (again, first.num_runs) == ([0, 0, 0, 0, 1, 1, 1, 1], 2)
+
+
+async def test_a_picture_that_is_in_the_store_no_more_is_forgotten_all_the_same(client, scripts):
+    """The scripts keep nothing."""
+    drawn = (await client.post("/generate", json=DRAW, headers=KEY)).json()
+    assert (await client.delete(f"/images/{drawn['image_id']}")).status_code == 404
+    await client.post("/generate", json=DRAW, headers=KEY)
+    assert len(scripts.jobs) == 2
