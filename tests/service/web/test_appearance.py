@@ -76,6 +76,17 @@ async def test_everybody_can_read_and_use_it(visitor, scheme):
     assert (int(luminance[0]) > 128) == (scheme == "light")
 
 
+async def test_whatever_is_pressed_is_large_enough_for_a_finger(visitor):
+    visit = await visitor(**PHONE)
+    await busy_page(visit)
+    small = await visit.page.evaluate("""() => [...document.querySelectorAll("button, a, input, select, summary")]
+        .filter((one) => one.checkVisibility())
+        .map((one) => [one.id || one.textContent, (one.closest("label") ?? one).getBoundingClientRect()])
+        .filter(([, { width, height }]) => width < 24 || height < 24)
+        .map(([name, { width, height }]) => [name, width, height])""")
+    assert small == []
+
+
 async def test_nothing_moves_for_those_who_asked_for_stillness(visitor):
     visit = await visitor(reduced_motion="reduce")
     await visit.page.add_init_script(
