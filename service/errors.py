@@ -66,8 +66,13 @@ class BusyError(RetouchError):
     """The job is not taken now: the queue is full, or so long that the deadline cannot be met."""
 
     def __init__(self, retry_after_seconds: float, reason: str = "the queue is full") -> None:
-        super().__init__(f"{reason}; try again in {math.ceil(retry_after_seconds)} s")
+        super().__init__(reason + later(retry_after_seconds))
         self.retry_after_seconds = retry_after_seconds
+
+
+def later(seconds: float) -> str:
+    """The end of a refusal's text; whole seconds, rounded up as those of `Retry-After` are."""
+    return f"; try again in {math.ceil(seconds)} s"
 
 
 class LimitError(BusyError):

@@ -21,6 +21,7 @@ from service.errors import (
     RetouchError,
     UnauthorizedError,
     UnknownImageError,
+    later,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -70,7 +71,7 @@ def problem_error(response: httpx.Response, problem: Mapping[str, Any]) -> Retou
         error = cls(problem["field"], detail.removeprefix(f"{problem['field']}: "))
     elif issubclass(cls, BusyError):
         seconds = problem["retry_after_seconds"]
-        error = cls(seconds, detail.removesuffix(f"; try again in {seconds:.0f} s"))
+        error = cls(seconds, detail.removesuffix(later(seconds)))
     elif issubclass(cls, NotReadyError):
         error = cls(detail, problem["retry_after_seconds"])
     elif issubclass(cls, UnknownImageError | NoMaskError):
