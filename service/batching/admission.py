@@ -28,6 +28,7 @@ import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 
 from service.batching.policy import next_tenant
 
@@ -59,15 +60,16 @@ class Verdict:
 
 
 class _Course:
-    """How jobs go on, if nobody else comes."""
+    """How jobs go on, if nobody else comes. Those that run have equal parts: each ends when one part is as it needs."""
 
     def __init__(self, claims: Sequence[Claim], places: int) -> None:
         """`claims` in order of arrival; so many run at a time."""
         self.now = 0.0
-        self.left = [claim.left_seconds for claim in claims]
-        self.running = [job for job, claim in enumerate(claims) if claim.has_begun]
-        self._tenants = [claim.tenant for claim in claims]
-        self._num_running = Counter(self._tenants[job] for job in self.running)
+        self.part = 0.0  # seconds of the device that each has had who ran from the begin on
+        self.running = [(claim.left_seconds, job) for job, claim in enumerate(claims) if claim.has_begun]
+        heapify(self.running)  # jobs, and which part each ends at
+        self._claims = claims
+        self._num_running = Counter(claims[job].tenant for _, job in self.running)
         self._places = places
         self._waiting: dict[str, deque[int]] = defaultdict(deque)
         for job, claim in enumerate(claims):
@@ -77,23 +79,24 @@ class _Course:
 
     def advance(self, most_seconds: float = math.inf) -> list[int]:
         """On until the first of those that run ends, but no longer than this; who has ended."""
-        part = min(*(self.left[job] for job in self.running), most_seconds / len(self.running))
-        self.now += part * len(self.running)
-        for job in self.running:
-            self.left[job] -= part
-        ended = [job for job in self.running if self.left[job] <= 0]
-        self.running = [job for job in self.running if self.left[job] > 0]
-        self._num_running.subtract(self._tenants[job] for job in ended)
+        part = min(self.running[0][0], self.part + most_seconds / len(self.running))
+        self.now += (part - self.part) * len(self.running)
+        self.part = part
+        ended = []
+        while self.running and self.running[0][0] <= part:
+            ended.append(heappop(self.running)[1])
+        self._num_running.subtract(self._claims[job].tenant for job in ended)
         self._fill()
         return ended
 
     def _fill(self) -> None:
-        while True:
+        while len(self.running) < self._places:
             heads = {tenant: jobs[0] for tenant, jobs in self._waiting.items() if jobs}
             tenant = next_tenant(heads, self._num_running, self._places)
             if tenant is None:
                 return
-            self.running.append(self._waiting[tenant].popleft())
+            job = self._waiting[tenant].popleft()
+            heappush(self.running, (self.part + self._claims[job].left_seconds, job))
             self._num_running[tenant] += 1
 
 
@@ -113,14 +116,18 @@ def later(claims: Sequence[Claim], places: int, seconds: float) -> list[Claim]:
     """What they will be after so long."""
     course, ended = _Course(claims, places), set[int]()
     while course.running and course.now < seconds:
-        ended.update(course.advance(seconds - course.now))
+        gone = course.advance(seconds - course.now)
+        if not gone:  # it is so late now, up to rounding
+            break
+        ended.update(gone)
+    running = {job: end - course.part for end, job in course.running}
     return [
         replace(
             claim,
-            left_seconds=course.left[job],
+            left_seconds=running.get(job, claim.left_seconds),
             deadline_seconds=_less(claim.deadline_seconds, seconds),
             last_seconds=_less(claim.last_seconds, seconds),
-            has_begun=job in course.running,
+            has_begun=job in running,
         )
         for job, claim in enumerate(claims)
         if job not in ended

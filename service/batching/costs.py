@@ -12,6 +12,7 @@ others included. Under load calls are shared, which makes them cheaper, and the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple, dataclass, replace
 
 import numpy as np
@@ -121,7 +122,8 @@ class Costs:
         """Of the device, that a job will take from now on; of a job of which nothing is known, the mean's rest."""
         if outlook is None:
             return max(LEAST_LEFT * self.job_seconds, self.job_seconds - spent_seconds)
-        return self.work(outlook).times(self.rates)
+        seconds = self.work(outlook).times(self.rates)
+        return seconds if math.isfinite(seconds) else self.job_seconds
 
     def work(self, outlook: Outlook) -> Work:
         """What its calls amount to."""

@@ -65,6 +65,12 @@ def test_later_less_is_left_of_who_runs_and_of_all_deadlines():
     assert later(claims, 2, 100.0) == []
 
 
+def test_later_is_reached_however_numbers_are_rounded():
+    claims = [Claim(1e6 + 1 / 3), Claim(1e6), Claim(0.1)]
+    for step in range(1, 200):
+        assert len(later(claims, 3, 0.3 + step / 7 + 1e-13)) == 2
+
+
 CLAIMS = st.builds(
     Claim,
     st.floats(0.1, 20),

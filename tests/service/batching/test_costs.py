@@ -55,6 +55,10 @@ def test_before_any_job_there_is_a_guess_for_the_device():
     assert Costs().seconds(None) == FIRST_JOB_SECONDS
 
 
+def test_what_cannot_be_counted_is_taken_for_an_average_job():
+    assert Costs().seconds(Outlook(3, float("inf"))) == FIRST_JOB_SECONDS
+
+
 def test_what_was_learned_is_kept_when_the_device_is_opened_again():
     assert done(3).on("cpu") == done(3)
 
