@@ -13,6 +13,8 @@ export class Problem extends Error {
 }
 
 export class Api {
+  #key = sessionStorage.getItem(KEY);
+
   /** How the model is called, its defaults and the words that it knows. */
   async model() {
     return (await this.#ask("GET", "/model")).json();
@@ -55,16 +57,16 @@ export class Api {
   }
 
   get hasKey() {
-    return sessionStorage.getItem(KEY) !== null;
+    return this.#key !== null;
   }
 
-  /** Sent with every request from now on, and kept for as long as the tab is open. */
+  /** Sent with every request from now on. Once it was accepted it is kept for as long as the tab is open. */
   set key(key) {
-    sessionStorage.setItem(KEY, key);
+    this.#key = key;
   }
 
   async #ask(method, path, body, signal) {
-    const key = sessionStorage.getItem(KEY);
+    const key = this.#key;
     const headers = { ...(body && { "content-type": "application/json" }), ...(key && { authorization: `Bearer ${key}` }) };
     let response;
     try {
@@ -72,7 +74,9 @@ export class Api {
     } catch (error) {
       throw named(error);
     }
+    if (response.ok && key) sessionStorage.setItem(KEY, key);
     if (response.ok) return response;
+    if (response.status === 401) sessionStorage.removeItem(KEY);
     const problem = await response.json().catch(() => ({}));
     const seconds = Number.parseFloat(response.headers.get("retry-after"));
     throw new Problem({ ...problem, status: response.status }, Number.isFinite(seconds) ? seconds : null);

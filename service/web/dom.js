@@ -19,3 +19,24 @@ export function chips(container, labels, chosen) {
   });
   container.replaceChildren(...buttons);
 }
+
+/** Shows a dialog. Resolves with what `answer` returns when its form is sent, undefined keeps it open; null if it is left. */
+export function ask(dialog, answer) {
+  dialog.showModal();
+  return new Promise((resolve) => {
+    const listening = new AbortController();
+    const close = (value) => {
+      listening.abort();
+      dialog.close();
+      resolve(value);
+    };
+    const on = (target, name, act) => target.addEventListener(name, act, { signal: listening.signal });
+    on(dialog.querySelector("form"), "submit", (event) => {
+      event.preventDefault();
+      const value = answer();
+      if (value !== undefined) close(value);
+    });
+    on(dialog.querySelector("button[type=button]"), "click", () => close(null));
+    on(dialog, "cancel", () => close(null));
+  });
+}

@@ -66,6 +66,33 @@ async def test_a_key_is_asked_for_and_kept_for_the_session_only(visitor, serve):
     await expect(visit["#download"]).to_have_attribute("href", re.compile("^blob:"))
 
 
+async def test_a_key_with_a_sign_that_nobody_sees_is_refused_and_asked_for_again(visitor, serve):
+    key, url = await serve.with_a_key()
+    visit = await visitor(url, foreseen=("401", "503"))
+    await visit.page.goto(url)
+    await visit["#key"].fill(f"{key}\u200b")
+    await visit.page.keyboard.press("Enter")
+    await expect(visit["#key-refused"]).to_be_visible()
+    await expect(visit["#key"]).to_be_focused()
+    await expect(visit["#problem"]).to_be_empty()
+    await visit["#key"].fill(f" {key} ")
+    await visit.page.keyboard.press("Enter")
+    await expect(visit["#known .chip"]).not_to_have_count(0)
+
+
+async def test_a_key_is_kept_only_once_it_was_accepted(visitor, serve):
+    _, url = await serve.with_a_key()
+    visit = await visitor(url, foreseen=("401",))
+    await visit.page.goto(url)
+    await visit["#key"].fill("not-the-key")
+    await visit.page.keyboard.press("Enter")
+    await expect(visit["#key-refused"]).to_be_visible()
+    assert await visit.page.evaluate("sessionStorage.length") == 0
+    await visit.page.reload()
+    await expect(visit["#key"]).to_be_focused()
+    await expect(visit["#key-refused"]).to_be_hidden()
+
+
 async def test_who_has_no_key_is_told_so(visitor, serve):
     _, url = await serve.with_a_key()
     visit = await visitor(url, foreseen=("401",))
