@@ -160,8 +160,7 @@ class EditRequest(SamplingFields):
 
     def job(self, tenant: str = "") -> EditJob:
         """As the engine takes it. InputError where two fields contradict each other, or the mask is no PNG."""
-        if self.image_id is not None and self.source_prompt is not None:
-            raise InputError("image_id", "give the source by one of image_id and source_prompt, or by neither")
+        self._check_source()
         edit_mask = None if self.edit_mask is None else decode_mask(self.edit_mask)
         return EditJob(
             prompt=self.prompt,
@@ -178,6 +177,15 @@ class EditRequest(SamplingFields):
             tenant=tenant,
             deadline_seconds=self.deadline_seconds,
         )
+
+    def _check_source(self) -> None:
+        names_source = self.image_id is not None or self.source_prompt is not None
+        if self.image_id is not None and self.source_prompt is not None:
+            raise InputError("image_id", "give the source by one of image_id and source_prompt, or by neither")
+        if self.edit_mask is not None and not names_source:
+            raise InputError("edit_mask", "is of one picture: name it by image_id or source_prompt")
+        if self.min_similarity is not None and names_source:
+            raise InputError("min_similarity", "is for an edit whose source is looked for; this one names its source")
 
     def _mask_mode(self, edit_mask: Image | None) -> MaskMode:
         mode: MaskMode = self.mask_mode or ("detect" if edit_mask is None else "given")

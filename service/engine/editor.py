@@ -74,7 +74,9 @@ def generate(
 
 def edit_nearest(model: Model, store: Store, job: EditJob, catalog: Catalog | None) -> Script:
     """Edits the recording that the new words are the least edit of; where none is near, the picture is drawn."""
-    if catalog is None or job.edit_mask is not None:
+    if job.edit_mask is not None:
+        raise InputError("edit_mask", "is of one picture: name it by image_id or source_prompt")
+    if catalog is None:
         raise InputError("image_id", "exactly one of image_id and source_prompt says what to edit")
     found = None
     if job.cache != "off":

@@ -89,6 +89,21 @@ async def test_bad_input_is_refused_by_name(client, scripts, field, wrong):
     assert scripts.jobs == []
 
 
+async def test_a_mask_needs_a_source_that_is_named(client, scripts):
+    response = await client.post("/edit", json={"prompt": "a house", "edit_mask": mask(png())})
+    problem = response.json()
+    assert (response.status_code, problem["field"]) == (422, "edit_mask")
+    assert problem["detail"] == "edit_mask: is of one picture: name it by image_id or source_prompt"
+    assert scripts.jobs == []
+
+
+@pytest.mark.parametrize("source", [{"image_id": "id"}, {"source_prompt": "a hut"}])
+async def test_how_near_a_source_must_be_is_not_said_of_one_that_is_named(client, scripts, source):
+    response = await client.post("/edit", json={"prompt": "a house", "min_similarity": 0.5, **source})
+    assert (response.status_code, response.json()["field"]) == (422, "min_similarity")
+    assert scripts.jobs == []
+
+
 def encode_json(value):
     import json  # noqa: PLC0415  # httpx refuses NaN, which clients do send
 
