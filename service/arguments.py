@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn, get_args
 
-from service.jobs import SAMPLERS, Attention, Decoding, Detection, MaskMode
+from service.jobs import SAMPLERS, Attention, Cache, Decoding, Detection, MaskMode
 from service.settings import PREFIX, Settings
 
 BAD_INPUT = 2  # exit code
@@ -42,9 +42,13 @@ def _add_generate(parser: Parser) -> None:
 
 
 def _add_edit(parser: Parser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--source-prompt", metavar="TEXT", help="what the source shows; it is drawn first")
-    source.add_argument("--image-id", metavar="ID", help="the source, kept by the server or in RETOUCH_DISK_PATH")
+    source.add_argument(
+        "--image-id",
+        metavar="ID",
+        help="the source, kept by the server or in RETOUCH_DISK_PATH; without either a server looks for the nearest",
+    )
     parser.add_argument("--prompt", required=True, help="the new words")
     parser.add_argument("--mask", type=Path, dest="edit_mask", metavar="PNG", help="white may change")
     parser.add_argument("--mask-mode", choices=get_args(MaskMode), help="default: given with --mask, else detect")
@@ -59,10 +63,14 @@ def _add_edit(parser: Parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="stop after the mask")
     parser.add_argument("--source-out", type=Path, metavar="PNG", help="write the source there")
     parser.add_argument("--mask-out", type=Path, metavar="PNG", help="write the edit mask there")
-    _add_drawing(parser)
+    server = _add_drawing(parser)
+    server.add_argument(
+        "--min-similarity", type=float, metavar="COSINE", help="of the words of a source that is looked for"
+    )
 
 
-def _add_drawing(parser: Parser) -> None:
+def _add_drawing(parser: Parser) -> argparse._ArgumentGroup:
+    """Returns the group of what only a server does."""
     parser.add_argument("--seed", type=int)
     parser.add_argument("--steps", type=int, dest="num_inference_steps", metavar="N")
     parser.add_argument("--sampler", choices=SAMPLERS)
@@ -70,19 +78,25 @@ def _add_drawing(parser: Parser) -> None:
     parser.add_argument("--negative-prompt", metavar="TEXT")
     parser.add_argument("--width", type=int, metavar="PIXELS")
     parser.add_argument("--height", type=int, metavar="PIXELS")
+    parser.add_argument("--cache", choices=get_args(Cache), help="of recordings; default: read_write")
     parser.add_argument("--out", type=Path, metavar="PNG", help="default: retouch-ID.png in this directory")
     parser.add_argument("--json", action="store_true", help="write the receipt to stdout")
     _add_model(parser)
-    _add_server(parser)
+    return _add_server(parser)
 
 
-def _add_server(parser: Parser) -> None:
+def _add_server(parser: Parser) -> argparse._ArgumentGroup:
     server = parser.add_argument_group("by a server, not here")
     server.add_argument("--server", metavar="URL", help="of a `retouch serve`, http://HOST:PORT")
     server.add_argument("--key", type=Path, metavar="FILE", help="that holds the key; default: what RT_KEY says")
     server.add_argument(
         "--preview-every", type=int, metavar="N", help="steps by which the bar moves; each costs the server a decoding"
     )
+    server.add_argument(
+        "--deadline-seconds", type=float, metavar="S", help="refused if it would take longer, ended if it does"
+    )
+    server.add_argument("--idempotency-key", metavar="TEXT", help="with the same one the same job is run once")
+    return server
 
 
 def _add_inspect(parser: Parser) -> None:

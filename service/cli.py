@@ -5,6 +5,7 @@
     retouch serve
     retouch edit --server http://127.0.0.1:8000 --source-prompt "a red house" --prompt "a blue house"
     retouch edit --server http://127.0.0.1:8000 --image-id 6f1d0c2b9a --prompt "a blue house"
+    retouch edit --server http://127.0.0.1:8000 --prompt "a blue house"
     retouch inspect --disk recordings
     retouch key ann
 

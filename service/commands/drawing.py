@@ -15,7 +15,7 @@ from service.errors import InputError
 from service.jobs import Job
 
 HERE = ("model", "device")  # options that mean nothing to a server
-THERE = ("key", "preview_every")  # those that mean nothing without one
+THERE = ("key", "preview_every", "deadline_seconds", "idempotency_key", "min_similarity")  # nothing without one
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -29,6 +29,7 @@ def edit(options: argparse.Namespace) -> None:
     """`retouch edit`."""
     from service.api.schemas import EditRequest  # noqa: PLC0415
 
+    _check_source(options)
     _draw(options, EditRequest)
 
 
@@ -60,11 +61,17 @@ def _made(options: argparse.Namespace, job: Job) -> AbstractContextManager[Made]
         return made_here(job, options.model, options.device)
     from service.commands.remote import made_there  # noqa: PLC0415  # without
 
-    return made_there(options.server, options.key, fields_of(options))
+    return made_there(options.server, options.key, options.idempotency_key, job, fields_of(options))
 
 
 def _check_place(options: argparse.Namespace) -> None:
     """InputError for an option that means nothing where the job will run."""
     for name in THERE if options.server is None else HERE:
-        if getattr(options, name) is not None:
+        if getattr(options, name, None) is not None:
             raise InputError(name, "goes with --server" if options.server is None else "does not go with --server")
+
+
+def _check_source(options: argparse.Namespace) -> None:
+    """InputError for an edit of nothing: here nobody looks for a source."""
+    if options.server is None and options.source_prompt is None and options.image_id is None:
+        raise InputError("image_id", "or --source-prompt is needed, for only a server (--server) looks for a source")

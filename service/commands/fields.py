@@ -13,12 +13,22 @@ from service.errors import InputError
 if TYPE_CHECKING:
     from service.api.schemas import EditRequest, GenerateRequest
 
-OWN = {*WHAT, "command", "json", "model", "device", "server", "key"}  # options that are no fields of a request
+OWN = {
+    *WHAT,
+    "command",
+    "json",
+    "model",
+    "device",
+    "server",
+    "key",
+    "idempotency_key",
+}  # options that are no fields of a request
 FLAGS = {  # where the user knows a field by another name
     "num_inference_steps": "--steps",
     "edit_mask": "--mask",
     "name": "NAME",
     "base_url": "--server",
+    "Idempotency-Key": "--idempotency-key",
     "embedding_model": "RETOUCH_EMBEDDING_MODEL",
 }
 

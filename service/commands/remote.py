@@ -11,27 +11,29 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from service.client import Client
+from service.client import Client, ServerError
 from service.client.events import Event
 from service.commands.files import Made
 from service.errors import InputError, UnknownImageError
-from service.jobs import Accepted, MaskFound, Outcome, Preview
+from service.jobs import Accepted, EditJob, Job, MaskFound, Outcome, Preview
 
-SOURCES = {"source_prompt", "image_id"}  # an edit has one of them
+NOT_THERE = {404, 405}  # of whom is asked for no picture
 KEY = "RT_KEY"  # no RETOUCH_ name: those are the service's settings
 
 
 @contextmanager
-def made_there(url: str, key: Path | None, fields: dict[str, Any]) -> Iterator[Made]:
-    """What came of a job of these fields, by the server at `url`; an edit if they have a source.
+def made_there(
+    url: str, key: Path | None, idempotency_key: str | None, job: Job, fields: dict[str, Any]
+) -> Iterator[Made]:
+    """What came of the job, by the server at `url`, which is sent its fields.
 
     Raises:
         RetouchError: as the server says.
         ConnectionError: it cannot be reached, or was lost; the job is cancelled then, and by whatever else is raised.
     """
     with _reached(url), Client(url, _key(key)) as client:
-        stream = client.stream_edit if SOURCES & fields.keys() else client.stream_generate
-        with stream(**fields) as events:
+        stream = client.stream_edit if isinstance(job, EditJob) else client.stream_generate
+        with stream(**fields, idempotency_key=idempotency_key) as events:
             outcome = Outcome.of(_shown(events))
         yield Made(outcome, lambda image_id: _png(client, image_id))
 
@@ -40,6 +42,10 @@ def made_there(url: str, key: Path | None, fields: dict[str, Any]) -> Iterator[M
 def _reached(url: str) -> Iterator[None]:
     try:
         yield
+    except ServerError as error:
+        if error.status in NOT_THERE:
+            raise ConnectionError(f"{url}: no Retouch is there: {error}") from error
+        raise
     except httpx.HTTPError as error:
         raise ConnectionError(f"{url}: {error or type(error).__name__}") from error
 

@@ -129,6 +129,10 @@ def test_a_dry_run_writes_the_mask_only(tmp_path, capsys):
         (["key", "an/n"], "NAME"),
         (["generate", OLD, "--key", "file"], "--key"),
         (["generate", OLD, "--preview-every", "2"], "--preview-every"),
+        (["generate", OLD, "--cache", "write"], "--cache"),
+        (["generate", OLD, "--deadline-seconds", "9"], "--deadline-seconds"),
+        (["generate", OLD, "--idempotency-key", "k"], "--idempotency-key"),
+        (edit("--min-similarity", "0.5"), "--min-similarity: goes with --server"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_argument(capsys, arguments, name):

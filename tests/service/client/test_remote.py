@@ -87,6 +87,26 @@ def test_the_source_may_be_a_picture_that_the_server_keeps(postcard_url, capsys)
     assert capsys.readouterr().err == "retouch: no image has the id 'unknown'\n"
 
 
+def test_without_a_source_the_server_looks_for_one(scripted_server, worker):
+    flags = ["--min-similarity", "0.5", "--cache", "read_only", "--deadline-seconds", "60"]
+    assert cli.main(["edit", "--server", scripted_server[0], "--prompt", NEW, *flags]) == 0
+    (job,) = worker.jobs
+    assert (job.image_id, job.source_prompt, job.min_similarity) == (None, None, 0.5)
+    assert (job.cache, job.deadline_seconds) == ("read_only", 60)
+
+
+def test_the_same_key_of_a_job_runs_it_once(scripted_server, worker):
+    for _ in range(2):
+        assert cli.main(edit(scripted_server[0], "--out", "new.png", "--idempotency-key", "mine")) == 0
+    assert len(worker.jobs) == 1
+
+
+def test_where_no_retouch_is_that_is_said(scripted_server, capsys):
+    url = f"{scripted_server[0]}/elsewhere"
+    assert cli.main(edit(url)) == 1
+    assert capsys.readouterr().err.startswith(f"retouch: {url}: no Retouch is there: the server answered 404: ")
+
+
 def test_a_source_that_is_not_kept_is_told(scripted_server, worker, tmp_path, capsys):
     del worker
     assert cli.main(edit(scripted_server[0], "--out", "new.png", "--source-out", "old.png")) == 0
@@ -127,6 +147,8 @@ def test_a_servers_errors_are_those_that_are_met_here(scripted_server, worker, c
         (["--preview-every", "-1"], "--preview-every"),
         (["--mask", "missing.png"], "--mask"),
         (["--out", "no/such/directory.png"], "--out"),
+        (["--min-similarity", "0.5"], "--min-similarity: is for an edit whose source is looked for"),
+        (["--idempotency-key", "ö"], "--idempotency-key: must be printable ASCII"),
         (["--key", "rt_secret"], "--key: must name a file that can be read and holds the key"),
         (["--server", "localhost"], "--server: must be http://"),
     ],
