@@ -4,11 +4,11 @@ import { readEvents } from "./sse.js";
 
 const KEY = "retouch-key";
 
-/** What went wrong: `status` is HTTP's, 0 where no answer came. */
+/** What went wrong: `status` is HTTP's, 0 where no answer came; `retrySeconds` is null where nobody said when to come again. */
 export class Problem extends Error {
-  constructor({ status = 0, type = "", detail = "", field = null }, retrySeconds = null) {
+  constructor({ status = 0, type = "", detail = "", field = null, retry_after_seconds: told = null }, header = null) {
     super(detail);
-    Object.assign(this, { status, type, field, retrySeconds });
+    Object.assign(this, { status, type, field, retrySeconds: told ?? header });
   }
 }
 

@@ -164,3 +164,16 @@ async def test_a_stream_that_ends_with_an_error_says_it(visitor):
     await visit.page.route("**/generate", lambda route: route.fulfill(body=frames, content_type="text/event-stream"))
     await visit.say(WORDS)
     await expect(visit["#problem"]).to_contain_text("It took too long")
+
+
+async def test_a_stream_that_ends_with_an_error_says_when_to_come_again(visitor):
+    visit = await visitor()
+    await visit.page.clock.install()
+    await visit.open()
+    frames = (
+        'event: accepted\ndata: {"image_id": "a", "source_id": null, "num_inference_steps": 4}\n\n'
+        'event: error\ndata: {"status": 429, "detail": "the queue is full", "retry_after_seconds": 12.3}\n\n'
+    )
+    await visit.page.route("**/generate", lambda route: route.fulfill(body=frames, content_type="text/event-stream"))
+    await visit.say(WORDS)
+    await expect(visit["#problem .countdown"]).to_have_text("It should have time in 13 s.")
