@@ -58,6 +58,11 @@ class Announcer:
         self._to_renew: deque[Key] = deque()
 
     @property
+    def up(self) -> bool:
+        """Whether Redis answered when it was last written to."""
+        return self._breaker.closed
+
+    @property
     def num_pending(self) -> int:
         """Changes that Redis does not know yet."""
         return len(self._pending)

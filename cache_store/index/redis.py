@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from cache_store.index.breaker import Breaker
 from cache_store.index.ledger import Ledger, Lifetimes
 from cache_store.index.shelf import Key, Shelf, unit
 from cache_store.index.tally import Tally
+
+log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -71,6 +74,7 @@ class RedisIndex:
         self._announcer = Announcer(self._shelf, self._written, worker, epoch, lifetimes, clock)
         self._breaker = Breaker(clock, closed=False)
         self._fault: Exception | None = None
+        self._told_up = True  # what the log was told last
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="retouch-index")
         self._thread: threading.Thread | None = None
         self._woken, self._closed = threading.Event(), threading.Event()
@@ -158,7 +162,9 @@ class RedisIndex:
 
     def turn(self) -> float:
         """What the thread does again and again: a little of what is due; seconds until the next turn is."""
-        return min(self._probe(), self._announcer.turn())
+        seconds = min(self._probe(), self._announcer.turn())
+        self._tell()
+        return seconds
 
     def flush(self, timeout_seconds: float) -> bool:
         """Waits until Redis knows all that was admitted and evicted; whether it does."""
@@ -197,6 +203,16 @@ class RedisIndex:
         self._breaker.reset()
         self._announcer.look()
         return inf
+
+    def _tell(self) -> None:
+        """The log hears once that Redis is gone, and once that it is back. An error's text may hold its password."""
+        is_up = self.up and self._announcer.up
+        if is_up and not self._told_up:
+            log.info("Redis answers again: the index is shared")
+        elif self._told_up and not is_up:
+            fault = type(self.fault).__name__
+            log.warning("Redis does not answer (%s): the index has this worker's recordings alone", fault)
+        self._told_up = is_up
 
     def _ask(self, question: Callable[[], Answer]) -> Answer | None:
         """Redis's answer within the bound, or None. Asked in a thread: resolving a name obeys no time-out."""

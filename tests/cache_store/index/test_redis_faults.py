@@ -112,6 +112,22 @@ def test_not_there_at_the_start(server, world, admit, found):
     assert found(other) == {"one"}
 
 
+def test_that_it_goes_and_comes_is_told_once_each(server, world, caplog):
+    caplog.set_level("INFO", "cache_store.index")
+    server.start()
+    world.index("a")
+    assert caplog.messages == []
+    server.kill()
+    for _ in range(3):
+        world.pass_time(SLOW_SECONDS)
+    told = "Redis does not answer (ConnectionError): the index has this worker's recordings alone"
+    assert [(record.levelname, record.message) for record in caplog.records] == [("WARNING", told)]
+    server.start()
+    for _ in range(3):
+        world.pass_time(SLOW_SECONDS)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
 def test_what_a_worker_has_itself_is_asked_of_nobody(server, world, admit, space, prompt):
     server.start()
     index = world.index("a")
