@@ -1,9 +1,11 @@
 // The tree of pictures: what came from what. Kept in this browser's storage, for the service may forget.
 
+import { ownSeconds } from "./receipt.js";
+
 const PLACE = "retouch-edits";
 const MOST = 150; // pictures that are kept; the oldest trees go first
 
-/** A picture: {id, parent, prompt, steps, thumb, receipt, drawn, gone, next}; `next` is where redo goes. */
+/** A picture: {id, parent, prompt, steps, thumb, receipt, gone, next}; `next` is where redo goes. */
 export class Edits {
   #storage;
   #pictures = new Map(); // by id, the oldest first
@@ -48,17 +50,16 @@ export class Edits {
 
   /** Adds a picture that a job has made. A receipt of work stays when the picture is only shown again. */
   add(picture, receipt) {
-    const worked = receipt.macs_computed > 0;
-    const known = worked || !this.get(picture.id)?.receipt ? receipt : undefined;
-    const drawn = worked && receipt.source_id === null ? receipt.seconds.total : undefined;
-    this.put({ ...picture, receipt: known, drawn, gone: false });
+    const isNews = receipt.macs_computed > 0 || !this.get(picture.id)?.receipt;
+    this.put({ ...picture, receipt: isNews ? receipt : undefined, gone: false });
   }
 
-  /** What drawing the picture took that all of this began with; null where nobody has told. */
+  /** What drawing the picture took that all of this began with; null where no receipt here tells. */
   drawnSeconds(id) {
     let root = this.get(id);
     while (root && this.get(root.parent)) root = this.get(root.parent);
-    return root?.drawn ?? null;
+    const receipt = root?.receipt;
+    return receipt?.source_id === null && receipt.macs_computed > 0 ? ownSeconds(receipt) : null;
   }
 
   /** Goes to a picture; its parents will redo towards it. */

@@ -1,23 +1,20 @@
 // What stands beside the picture: what a job cost, what may be tried, and which buttons do something.
 
 import { $, chips, element } from "./dom.js";
-import { facts, remarks } from "./receipt.js";
+import { remarks, sentence } from "./receipt.js";
 
 /** What happens, in a line that screen readers tell. */
 export function say(text) {
   $("status").textContent = text;
 }
 
-/** A receipt in plain words, or none; `drawnSeconds` as for `facts`. */
+/** A receipt in plain words, or none; `drawnSeconds` as for `sentence`. */
 export function showReceipt(receipt, drawnSeconds = null) {
   const box = $("receipt");
   box.hidden = !receipt;
   if (!receipt) return;
-  const rows = facts(receipt, drawnSeconds).map(({ figure, text }) =>
-    element("div", {}, element("dt", {}, figure), element("dd", {}, text)),
-  );
   const notes = remarks(receipt).map((text) => element("p", { className: "note" }, text));
-  box.replaceChildren(element("dl", {}, ...rows), ...notes);
+  box.replaceChildren(element("p", { className: "told" }, sentence(receipt, drawnSeconds)), ...notes);
 }
 
 /** Prompts that may be tried: [{label, prompt}]. */

@@ -13,18 +13,16 @@ export function seconds(value) {
   return `${value < 1 ? value.toFixed(2) : numbers.format(value)}\u202fs`;
 }
 
-/** The facts of a receipt: [{figure, text}]; `drawnSeconds` is what drawing the first picture took, if known. */
-export function facts(receipt, drawnSeconds = null) {
-  const took = seconds(receipt.seconds.total);
-  if (receipt.macs_computed === 0) return [{ figure: took, text: "It was known already: nothing had to be computed." }];
-  if (receipt.source_id === null) return [{ figure: took, text: "to draw it" }];
-  const rest = receipt.edited_ratio < 1 ? "; beyond its edge every pixel is as it was" : "";
-  const beside = drawnSeconds === null ? "for this change" : `for this change; the drawing took ${seconds(drawnSeconds)}`;
-  return [
-    { figure: percent(receipt.edited_ratio), text: `of the picture redrawn${rest}` },
-    work(receipt.macs_dense / receipt.macs_computed),
-    { figure: took, text: beside },
-  ];
+/** What a job took from its turn on: how long others made it wait says nothing of its work. */
+export function ownSeconds(receipt) {
+  return receipt.seconds.total - (receipt.seconds.queue ?? 0);
+}
+
+/** A receipt in one sentence; `drawnSeconds` is what drawing the first picture took, if known. */
+export function sentence(receipt, drawnSeconds = null) {
+  if (receipt.macs_computed === 0) return "It was known already: nothing had to be computed.";
+  if (receipt.source_id === null) return `Drawn in ${seconds(ownSeconds(receipt))}.`;
+  return `Recomputed ${percent(receipt.edited_ratio)} of the picture, ${saving(receipt, drawnSeconds)}.`;
 }
 
 /** What else there is to say of it: sentences. */
@@ -36,9 +34,11 @@ export function remarks(receipt) {
   ];
 }
 
-/** `times` is the work of drawing the picture again, as a multiple of this. */
-function work(times) {
-  if (times >= 1.05) return { figure: `${times.toFixed(1)}×`, text: "less work than drawing it again" };
-  if (times > 0.95) return { figure: "1×", text: "the work of drawing it again" };
-  return { figure: `${(1 / times).toFixed(1)}×`, text: "the work of drawing it again" };
+/** Time, where it was measured here and was saved; else work. */
+function saving(receipt, drawnSeconds) {
+  const faster = drawnSeconds === null ? 0 : drawnSeconds / ownSeconds(receipt);
+  if (faster >= 1.05) return `${faster.toFixed(1)}× faster than drawing it again`;
+  const less = receipt.macs_dense / receipt.macs_computed;
+  if (less >= 1.05) return `${less.toFixed(1)}× less work than drawing it again`;
+  return less > 0.95 ? "as much work as drawing it again" : `${(1 / less).toFixed(1)}× the work of drawing it again`;
 }

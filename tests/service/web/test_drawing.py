@@ -21,7 +21,7 @@ async def test_one_click_on_an_example_draws_it(visitor):
     await example.click()
     await visit.done()
     await expect(visit["#words"]).to_have_value(words)
-    await expect(visit["#receipt"]).to_contain_text("to draw it")
+    await expect(visit["#receipt"]).to_contain_text("Drawn in ")
     assert await visit.tree() == [(words, "1", "true")]
     await visit.photograph("drawn")
 

@@ -54,21 +54,49 @@ async def test_what_changed_between_two_prompts(call, before, after, removed, ad
     assert await call("words", code, before, after) == [removed, added]
 
 
-@pytest.mark.parametrize(
-    ("computed", "dense", "said"),
-    [(100, 310, "3.1\u00d7 less work"), (100, 102, "1\u00d7 the work"), (310, 100, "3.1\u00d7 the work")],
-)
-async def test_the_receipt_says_less_work_only_where_it_is_less(call, computed, dense, said):
-    receipt = {
-        "source_id": "s", "macs_computed": computed, "macs_dense": dense, "edited_ratio": 0.001,
-        "seconds": {"total": 0.256}, "unknown_words": [], "fallbacks": [{"stage": "mask", "reason": "it is empty"}],
+def receipt(**fields):
+    """Of an edit that waited four seconds for its turn and took one from there."""
+    return {
+        "source_id": "s", "macs_computed": 100, "macs_dense": 340, "edited_ratio": 0.11,
+        "seconds": {"queue": 4, "total": 5}, "unknown_words": [], "fallbacks": [], **fields,
     }  # fmt: skip
-    code = """({ facts, remarks }, receipt) =>
-        [...facts(receipt, 4).map(({ figure, text }) => `${figure} ${text}`), ...remarks(receipt)]"""
-    told = await call("receipt", code, receipt)
-    assert told[0].startswith("under 1\u202f% of the picture")
-    assert told[1].startswith(said)
-    assert told[2:] == ["0.26\u202fs for this change; the drawing took 4\u202fs", "It is empty."]
+
+
+@pytest.mark.parametrize(
+    ("fields", "drawn_seconds", "said"),
+    [
+        ({}, 3.1, "3.1\u00d7 faster than drawing it again"),
+        ({}, None, "3.4\u00d7 less work than drawing it again"),
+        ({}, 0.9, "3.4\u00d7 less work than drawing it again"),
+        ({"macs_computed": 335}, 1, "as much work as drawing it again"),
+        ({"macs_computed": 1020}, 0.5, "3.0\u00d7 the work of drawing it again"),
+    ],
+)
+async def test_a_receipt_is_one_sentence_of_the_time_that_was_saved_or_else_of_the_work(
+    call, fields, drawn_seconds, said
+):
+    code = "({ sentence }, ...given) => sentence(...given)"
+    told = await call("receipt", code, receipt(**fields), drawn_seconds)
+    assert told == f"Recomputed 11\u202f% of the picture, {said}."
+
+
+async def test_a_receipt_says_small_parts_and_what_was_not_done_as_asked(call):
+    code = "({ sentence, remarks }, receipt) => [sentence(receipt), ...remarks(receipt)]"
+    fallbacks = [{"stage": "mask", "reason": "it is empty"}]
+    told = await call("receipt", code, receipt(edited_ratio=0.001, fallbacks=fallbacks))
+    assert told[0].startswith("Recomputed under 1\u202f% of the picture, ")
+    assert told[1:] == ["It is empty."]
+
+
+async def test_drawing_took_what_it_took_without_the_queue_and_only_where_something_was_drawn(call):
+    code = """({ Edits }, receipts) => receipts.map((receipt) => {
+        const edits = new Edits({ getItem: () => null, setItem: () => {}, removeItem: () => {} });
+        edits.add({ id: "root", parent: null }, receipt);
+        edits.put({ id: "child", parent: "root" });
+        return edits.drawnSeconds("child");
+    })"""
+    drawn = receipt(source_id=None)
+    assert await call("edits", code, [drawn, drawn | {"macs_computed": 0}, receipt()]) == [1, None, None]
 
 
 async def test_a_tree_that_grows_too_large_forgets_its_oldest_pictures_but_not_the_current_ones(call):
