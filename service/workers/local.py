@@ -80,11 +80,8 @@ class LocalWorker:
         mailbox = Mailbox()
         self._batcher.check()  # before anything is waited for
         since = asyncio.get_running_loop().time()
-        outlooks = [await self._foresee(job, since) for job in jobs]
-        orders = [
-            Order(_now_left(job, since), partial(mailbox.put, number), outlook)
-            for number, (job, outlook) in enumerate(zip(jobs, outlooks, strict=True))
-        ]
+        seen = [await self._foresee(job, since) for job in jobs]
+        orders = [Order(job, partial(mailbox.put, number), outlook) for number, (job, outlook) in enumerate(seen)]
         job_ids, num_left = self._batcher.submit(orders), len(jobs)
         try:
             while num_left:
@@ -95,16 +92,19 @@ class LocalWorker:
             for job_id in job_ids:
                 self._batcher.cancel(job_id)
 
-    async def _foresee(self, job: Job, since: float) -> Outlook | None:
-        """DeadlineError where that takes as long as the job may; `since`, of the loop's time, it was submitted."""
-        pool = self._checking if self._reads_disk(job) else self._foreseeing
-        if job.deadline_seconds is None:
-            return await pool.run(self._batcher.foresee, job)
+    async def _foresee(self, job: Job, since: float) -> tuple[Job, Outlook | None]:
+        """The job and what it will ask for; one that has waited for the disk has what is left of its deadline.
+
+        `since`, of the loop's time, it was submitted. DeadlineError where its time is over before that is told.
+        """
+        reads_disk = self._reads_disk(job)
+        pool = self._checking if reads_disk else self._foreseeing
         try:
-            async with asyncio.timeout_at(since + job.deadline_seconds):
-                return await pool.run(self._batcher.foresee, job)
+            async with asyncio.timeout_at(None if job.deadline_seconds is None else since + job.deadline_seconds):
+                outlook = await pool.run(self._batcher.foresee, job)
         except TimeoutError as error:
-            raise DeadlineError(job.deadline_seconds) from error
+            raise DeadlineError(job.deadline_seconds or 0.0) from error
+        return _with_what_is_left(job, since) if reads_disk else job, outlook
 
     def _reads_disk(self, job: Job) -> bool:
         try:
@@ -216,8 +216,8 @@ def open_runner(
     return runner
 
 
-def _now_left(job: Job, since: float) -> Job:
-    """The job with what is left of its deadline, for the batcher counts anew. DeadlineError where nothing is."""
+def _with_what_is_left(job: Job, since: float) -> Job:
+    """Of its deadline, which the batcher counts anew. DeadlineError where nothing is."""
     if job.deadline_seconds is None:
         return job
     left = since + job.deadline_seconds - asyncio.get_running_loop().time()
