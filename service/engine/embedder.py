@@ -56,6 +56,6 @@ def check_embedder(source: str) -> None:
 
 
 def similarity(embedder: Embedder, model: Model, source: str, edited: str) -> float:
-    """Cosine of two prompts."""
+    """Cosine of two prompts, -1 to 1: rounding leads no further."""
     old, new = (embedder.embed(model, prompt) for prompt in (source, edited))
-    return float(old @ new / (np.linalg.norm(old) * np.linalg.norm(new)))
+    return float(np.clip(old @ new / (np.linalg.norm(old) * np.linalg.norm(new)), -1, 1))

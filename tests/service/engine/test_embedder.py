@@ -107,6 +107,12 @@ def test_by_default_it_is_the_models_own_pooled_text(model):
     np.testing.assert_array_equal(embedder.embed(model, HILL), pooled.numpy())
 
 
+def test_no_prompt_is_nearer_to_itself_than_1(model):
+    prompts = [" ".join(WORDS[:number]) for number in range(1, len(WORDS))] + ["a hill", "a green hill"]
+    told = [similarity(Pooled(), model, prompt, prompt) for prompt in prompts]
+    assert 0.999 < min(told) <= max(told) <= 1
+
+
 def test_a_sentence_is_the_mean_of_its_tokens_of_length_one(whole, model):
     embedder = open_embedder(str(whole))
     vector = embedder.embed(model, HILL)
