@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -19,35 +19,41 @@ from service.jobs import Cancelled, Failed, Job, Numbered
 from service.workers import Worker
 
 T = TypeVar("T")
+Make = Callable[[], Awaitable[Sequence[Job]]]  # may ask the worker for what they need
 
 
-async def events_of(request: Request, jobs: Sequence[Job], said: str) -> AsyncGenerator[Numbered, None]:
+def events_of(request: Request, jobs: Sequence[Job], said: str) -> AsyncGenerator[Numbered, None]:
+    """As `events_when_made`, of jobs that are there."""
+
+    async def made() -> Sequence[Job]:
+        return jobs
+
+    return events_when_made(request, made, len(jobs), said)
+
+
+def events_when_made(request: Request, make: Make, num_jobs: int, said: str) -> AsyncGenerator[Numbered, None]:
     """What the jobs tell, up to their receipts; closing the generator cancels them at their next step.
 
     All are taken, or none; when one fails, so does the request. Their tenant is the request's. `said` stands for all
     that was asked: where the request has an Idempotency-Key, and the same was asked with it before, it is told again
-    what came of that, and no job is run.
+    what came of that, and no job is made or run.
 
-    Raises:
-        RetouchError: the jobs were not taken, or one failed.
+    The generator raises:
+        RetouchError: the jobs were not made or not taken, or one failed.
     """
     key, tenant = request.headers.get(HEADER), request.state.tenant
-    deadlines: Deadlines = request.app.state.deadlines
-    jobs = [deadlines.bounded(job) for job in jobs]
     if key is None:
-        events = _run(request, tenant, jobs)
-    else:
-        repeats: Repeats = request.app.state.repeats
-        events = repeats.once(tenant, key, said, lambda: _run(request, tenant, jobs), len(jobs))
-    async with aclosing(events):
-        async for told in events:
-            yield told
+        return _run(request, tenant, make)
+    repeats: Repeats = request.app.state.repeats
+    return repeats.once(tenant, key, said, lambda: _run(request, tenant, make), num_jobs)
 
 
-async def _run(request: Request, tenant: str, jobs: Sequence[Job]) -> AsyncGenerator[Numbered, None]:
+async def _run(request: Request, tenant: str, make: Make) -> AsyncGenerator[Numbered, None]:
     worker: Worker = request.app.state.worker
     drain: Drain = request.app.state.drain
     quotas: Quotas = request.app.state.gate.quotas
+    deadlines: Deadlines = request.app.state.deadlines
+    jobs = [deadlines.bounded(job) for job in await make()]
     with drain.job(), quotas.jobs(tenant, len(jobs)):
         async with aclosing(request.state.exchange.follow(jobs, worker.submit(jobs))) as events:
             async for number, event in events:

@@ -6,7 +6,7 @@ An edit there is of an uploaded picture. Here it is of one that was drawn here, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -25,12 +25,11 @@ from service.api.openai.streams import frame_of, frames_of, interval
 from service.api.openai.uploads import FILES, Upload
 from service.api.problems import problem_of
 from service.api.routes import Key
-from service.api.running import events_of, unless_gone
-from service.api.schemas import EditRequest, GenerateRequest
+from service.api.running import events_of, events_when_made, unless_gone
 from service.api.streams import EventStream
 from service.errors import InputError
 from service.exchange import CLIENT_GONE
-from service.jobs import Event, Numbered, Outcome
+from service.jobs import Event, Job, Numbered, Outcome
 from service.workers import Worker
 
 PREFIX = "/v1/"  # of all that OpenAI's clients ask for
@@ -47,7 +46,9 @@ async def generations(body: GenerationsRequest, request: Request, key: Key = Non
     if body.partial_images:
         num_steps = body.num_inference_steps or card_of(request).defaults.num_inference_steps
     natives = body.natives(interval(body.partial_images, num_steps))
-    return await _answer(request, Answers("image_generation", body, _base_url(request)), natives)
+    jobs = [native.job(request.state.tenant) for native in natives]
+    events = events_of(request, jobs, f"{request.url.path} {body.model_dump_json()}")
+    return await _answer(request, Answers("image_generation", body, _base_url(request)), events)
 
 
 @router.post(
@@ -62,27 +63,31 @@ async def edits(request: Request, key: Key = None) -> Any:  # noqa: ARG001  # th
     upload = await asyncio.to_thread(Upload.of, form)
     body = upload.body
     check_model(request, body.model)
+    said = f"{request.url.path} {body.model_dump_json()} {upload.digest} {upload.edit_mask}"
+    events = events_when_made(request, partial(_edit, request, upload), 1, said)
+    return await _answer(request, Answers("image_edit", body, _base_url(request), upload.source), events)
+
+
+async def _edit(request: Request, upload: Upload) -> list[Job]:
+    """The one job of it. InputError where no picture of the tenant has these pixels."""
     worker: Worker = request.app.state.worker
     tenant: str = request.state.tenant
     image_id = await worker.find(upload.digest, tenant)
     if image_id is None:
         raise InputError("image", UNKNOWN)
-    num_steps = 0
-    if body.partial_images:
+    num_steps, num_partials = 0, upload.body.partial_images
+    if num_partials:
         num_steps = (await worker.lineage(image_id, tenant)).picture.sampling.num_inference_steps
-    native = body.native(image_id, upload.edit_mask, interval(body.partial_images, num_steps))
-    return await _answer(request, Answers("image_edit", body, _base_url(request), upload.source), [native])
+    native = upload.body.native(image_id, upload.edit_mask, interval(num_partials, num_steps))
+    return [await asyncio.to_thread(native.job, tenant)]
 
 
-async def _answer(request: Request, answers: Answers, natives: Sequence[GenerateRequest | EditRequest]) -> Any:
+async def _answer(request: Request, answers: Answers, events: AsyncGenerator[Numbered, None]) -> Any:
     """Run the jobs at once, to their end, unless the client goes away first: then they are cancelled."""
-    jobs = await asyncio.to_thread(lambda: [native.job(request.state.tenant) for native in natives])
-    said = [request.url.path, *(body.model_dump_json() for body in (answers.body, *natives))]
-    events = events_of(request, jobs, " ".join(said))
     if answers.body.stream:
         send_seconds: float = request.app.state.send_seconds
         return EventStream(frames_of(answers, events), partial(_error_frame, request), send_seconds=send_seconds)
-    answer = await unless_gone(request.receive, _folded(answers, events, len(natives)))
+    answer = await unless_gone(request.receive, _folded(answers, events, answers.body.n))
     return answer or Response(status_code=CLIENT_GONE)
 
 

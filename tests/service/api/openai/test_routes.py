@@ -29,6 +29,7 @@ pytestmark = pytest.mark.anyio
 GUARD_SECONDS = 30  # a test that hangs fails
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
 DRAW = {"prompt": "a zebra"}
+ONCE = {"Idempotency-Key": "once"}
 SOURCE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 SAMPLING = Sampling(1, 4, 7.5, "ddim", 64, 64, "")
 
@@ -164,12 +165,46 @@ async def test_more_pictures_than_are_ever_drawn_at_a_time_are_refused(client, s
 
 async def test_a_repeated_request_is_answered_again(open_client, scripts):
     async with open_client(running_jobs=2) as client:
-        headers = {"Idempotency-Key": "once"}
-        first, second = [await client.post(GENERATIONS, json=DRAW | {"n": 2}, headers=headers) for _ in range(2)]
+        first, second = [await client.post(GENERATIONS, json=DRAW | {"n": 2}, headers=ONCE) for _ in range(2)]
         assert first.json()["data"] == second.json()["data"]
         assert len(scripts.jobs) == 2
-        other = await client.post(GENERATIONS, json=DRAW | {"n": 1}, headers=headers)
+        other = await client.post(GENERATIONS, json=DRAW | {"n": 1}, headers=ONCE)
     assert "before" in refused(other, "Idempotency-Key")
+
+
+async def test_a_repeated_edit_is_answered_again_when_its_source_is_gone(edited, scripts):
+    first = await edited.post(EDITS, data=DRAW, **upload(), headers=ONCE)
+    assert (await edited.delete("/images/source-of-")).status_code == 204
+    again = await edited.post(EDITS, data=DRAW, **upload(), headers=ONCE)
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert first.json()["data"] == again.json()["data"]
+    assert len(scripts.jobs) == 1
+    refused(await edited.post(EDITS, data=DRAW, **upload()), "image")
+
+
+async def test_a_repeated_stream_of_an_edit_is_told_again_when_its_source_is_gone(edited, scripts):
+    data = DRAW | {"stream": "true", "partial_images": "1"}
+    first = await edited.post(EDITS, data=data, **upload(), headers=ONCE)
+    await edited.delete("/images/source-of-")
+    again = await edited.post(EDITS, data=data, **upload(), headers=ONCE)
+    told = [[line for line in one.text.splitlines() if line.startswith("event: ")] for one in (first, again)]
+    assert told == [["event: image_edit.partial_image", "event: image_edit.completed"], ["event: image_edit.completed"]]
+    assert len(scripts.jobs) == 1
+    refused(await edited.post(EDITS, data=data, **upload()), "image")
+
+
+@pytest.mark.parametrize(
+    ("data", "given"),
+    [
+        ({"prompt": "a horse"}, upload()),
+        (DRAW, upload(255 - SOURCE)),
+        (DRAW, upload(mask=("m.png", png(np.zeros((64, 64, 4), np.uint8))))),
+    ],
+)
+async def test_another_edit_is_not_taken_for_a_repeated_one(edited, scripts, data, given):
+    assert (await edited.post(EDITS, data=DRAW, **upload(), headers=ONCE)).status_code == 200
+    assert "before" in refused(await edited.post(EDITS, data=data, **given, headers=ONCE), "Idempotency-Key")
+    assert len(scripts.jobs) == 1
 
 
 async def test_null_is_not_given(client, scripts):
@@ -296,7 +331,7 @@ async def test_a_mask_that_does_not_say_what_changes_is_refused(edited, scripts,
         (png(SOURCE)[:200], "broken"),
         (b"\xff\xd8\xff a JPEG is never known again", "GET /images/{id}"),
         (b"", "no picture"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(8) + b"\xff\xff\xff\xff\xff\xff\xff\xff" + bytes(8), "at most"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + b"\xff" * 8 + bytes(8), "1 to 2048 pixels"),
     ],
 )
 async def test_a_picture_that_is_not_known_is_refused(edited, scripts, image, reason):
