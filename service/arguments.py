@@ -109,7 +109,11 @@ def _add_serve(parser: Parser) -> None:
     for name, field in Settings.model_fields.items():
         default = f"{PREFIX}{name.upper()} or {field.default if field.default != '' else 'empty'}"
         told = f"{field.description}; default: {default}".replace("%", "%%")
-        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=told)
+        flag = f"--{name.replace('_', '-')}"
+        if field.annotation is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=told)
+        else:
+            parser.add_argument(flag, metavar="VALUE", help=told)
 
 
 def _add_key(parser: Parser) -> None:

@@ -222,12 +222,14 @@ def test_serving_takes_flags_over_the_environment(monkeypatch):
     monkeypatch.setattr("service.server.serve", lambda app, settings: served.update(title=app.title, settings=settings))
     monkeypatch.setattr("service.logs.configure", lambda level: served.update(level=level))
     monkeypatch.setenv("RETOUCH_HOST", "127.0.0.2")
+    monkeypatch.setenv("RETOUCH_OPEN", "true")
     assert (
-        cli.main(["serve", "--port", "8123", "--disk-bytes", "auto", "--queue-jobs", "3", "--log-prompts", "true"]) == 0
+        cli.main(["serve", "--port", "8123", "--disk-bytes", "auto", "--queue-jobs", "3", "--log-prompts", "--no-open"])
+        == 0
     )
     assert (served["settings"].host, served["settings"].port) == ("127.0.0.2", 8123)
     assert (served["settings"].disk_bytes, served["settings"].queue_jobs) == ("auto", 3)
-    assert served["settings"].log_prompts is True
+    assert (served["settings"].log_prompts, served["settings"].open) == (True, False)
     assert (served["title"], served["level"]) == ("Retouch", "info")
 
 
