@@ -38,6 +38,10 @@ export class Brush {
     return !this.#canvas.hidden;
   }
 
+  focus() {
+    this.#canvas.focus({ preventScroll: true });
+  }
+
   /** Part of the picture that is painted. */
   get ratio() {
     const { data } = this.#pixels();
@@ -85,7 +89,7 @@ export class Brush {
 
   #press(event) {
     event.preventDefault();
-    this.#canvas.focus({ preventScroll: true });
+    this.focus();
     this.#canvas.setPointerCapture(event.pointerId);
     this.#at = this.#place(event);
     this.#stroke(this.#at);

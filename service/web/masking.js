@@ -19,14 +19,19 @@ export class Masking {
     return this.#brush.isOpen;
   }
 
+  /** The keyboard goes to the brush, which stands before its button. */
   open(size) {
     this.#brush.open(size);
     this.#show(true);
+    this.#brush.focus();
   }
 
+  /** Who was at the brush or its tools is back at the button that opened them. */
   close() {
+    const hadFocus = document.activeElement.closest("#brush, #masking") !== null;
     this.#brush.close();
     this.#show(false);
+    if (hadFocus) $("mask").focus();
   }
 
   get isEmpty() {

@@ -80,7 +80,7 @@ async def test_what_is_erased_is_not_painted(visitor):
 
 async def test_a_mask_is_drawn_inverted_and_cleared_by_keyboard(visitor):
     visit = await masking(visitor)
-    await visit["#brush"].focus()
+    await expect(visit["#brush"]).to_be_focused()
     await visit.page.keyboard.press("ArrowLeft")
     await visit.page.keyboard.press("Space")
     await expect(visit["#painted"]).to_have_text("1\u202f% is painted.")
@@ -88,6 +88,17 @@ async def test_a_mask_is_drawn_inverted_and_cleared_by_keyboard(visitor):
     await expect(visit["#painted"]).to_have_text("99\u202f% is painted.")
     await visit["#mask-clear"].press("Enter")
     await expect(visit["#painted"]).to_have_text("Nothing is painted yet.")
+
+
+async def test_the_keyboard_is_back_where_it_was_when_the_mask_goes(visitor):
+    visit = await visitor()
+    await visit.draw()
+    await visit.change()
+    await visit["#mask"].press("Enter")
+    await expect(visit["#brush"]).to_be_focused()
+    await visit.page.keyboard.press("Control+z")
+    await expect(visit["#masking"]).to_be_hidden()
+    await expect(visit["#mask"]).to_be_focused()
 
 
 async def test_a_mask_can_begin_with_what_the_words_change(visitor):
