@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from wsgiref.simple_server import WSGIServer
+from socket import AF_INET, AF_INET6
+from socketserver import ThreadingMixIn
+from threading import BoundedSemaphore, Thread
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,7 +22,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
-    start_http_server,
+    make_wsgi_app,
 )
 from prometheus_client.exposition import choose_encoder
 
@@ -34,6 +38,8 @@ WAITS = (0.0, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0
 RATIOS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0)
 STAGES = ("encode", "source", "detect", "denoise", "decode")  # of a receipt; a queue and a total are none
 OUTCOMES = ("done", "cancelled", "refused", "invalid", "deadline", "failed")
+SCRAPE_SECONDS = 10.0  # that a client of the port may send or take nothing
+MOST_SCRAPES = 16  # at a time: each has a thread
 NO_ROUTE = "none"  # the label of a path that leads nowhere
 
 
@@ -115,8 +121,44 @@ class Metrics:
 
     def serve(self, host: str, port: int) -> WSGIServer:
         """On a port of its own, by a thread of its own. OSError where the port cannot be had."""
-        server, _ = start_http_server(port, host, self.registry)
+        server = ScrapeServer(host, port)
+        server.set_app(make_wsgi_app(self.registry))
+        Thread(target=server.serve_forever, name="retouch-metrics", daemon=True).start()
         return server
+
+
+class ScrapeHandler(WSGIRequestHandler):
+    """One scrape."""
+
+    timeout = SCRAPE_SECONDS
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # as the library names it
+        """Nothing: they come every few seconds."""
+
+
+class ScrapeServer(ThreadingMixIn, WSGIServer):
+    """Answers scrapes, each in a thread; those of whom there are too many are hung up on."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = AF_INET6 if ":" in host else AF_INET
+        self._free = BoundedSemaphore(MOST_SCRAPES)
+        super().__init__((host, port), ScrapeHandler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002  # as the library asks
+        """Whether there is a thread for it."""
+        return self._free.acquire(blocking=False)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """As the library calls it, in that thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: who asks went away, or says nothing, and what could not be collected is told in the answer."""
 
 
 def _outcome(run: Run) -> str:

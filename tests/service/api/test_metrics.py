@@ -3,8 +3,10 @@ from __future__ import annotations
 import ast
 import asyncio
 import shutil
+import socket
 import subprocess
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import service.engine
 from service.errors import DeadlineError, InputError, JobFailedError
 from service.fallbacks import OTHER, name_of
 from service.jobs import Fallback, Receipt
+from service.metrics import MOST_SCRAPES, ScrapeHandler
 
 pytestmark = pytest.mark.anyio
 
@@ -269,8 +272,6 @@ async def test_the_main_port_has_metrics_on_loopback_or_where_that_is_wanted(ope
 
 
 def free_port():
-    import socket  # noqa: PLC0415
-
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
@@ -288,6 +289,32 @@ async def test_a_port_of_their_own_is_open_while_the_service_runs(open_client):
                 pass
     with pytest.raises(OSError, match="refused"):
         await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/metrics")
+
+
+def status_at(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=GUARD_SECONDS) as response:
+        return response.status
+
+
+async def test_who_asks_that_port_nothing_is_hung_up_on(open_client, monkeypatch):
+    monkeypatch.setattr(ScrapeHandler, "timeout", 0.2)
+    port = free_port()
+    async with open_client(metrics=port):
+        with socket.create_connection(("127.0.0.1", port), GUARD_SECONDS) as idle:
+            assert await asyncio.to_thread(idle.recv, 1) == b""
+        assert await asyncio.to_thread(status_at, port) == 200
+
+
+async def test_that_port_has_so_many_threads_and_no_more(open_client):
+    port = free_port()
+    async with open_client(metrics=port):
+        with ExitStack() as stack:
+            for _ in range(MOST_SCRAPES):
+                idle = stack.enter_context(socket.create_connection(("127.0.0.1", port), GUARD_SECONDS))
+            with socket.create_connection(("127.0.0.1", port), GUARD_SECONDS) as too_many:
+                assert await asyncio.to_thread(too_many.recv, 1) == b""
+            idle.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert (await asyncio.to_thread(idle.recv, 12)).endswith(b" 200")
 
 
 async def test_prometheus_own_check_has_nothing_to_say(postcard):
