@@ -21,7 +21,7 @@ const studio = new Studio({
   field,
   edits: new Edits(localStorage),
   pictures: new Pictures(api),
-  notice: new Notice(),
+  notice: new Notice(api),
   settings: new DrawingSettings(),
 });
 

@@ -1,5 +1,7 @@
-// One job, watched: what its events do to the stage and to the line that says what happens.
+// One job at a time, watched: what its events do to the stage, the buttons and the line that says what happens.
 
+import { $ } from "./dom.js";
+import { handOver, label, say, showReceipt } from "./panel.js";
 import { bitmapOf } from "./pictures.js";
 import { percent } from "./receipt.js";
 
@@ -10,8 +12,57 @@ export function previewEvery(steps) {
   return Math.max(1, Math.round(steps / PREVIEWS));
 }
 
-/** Follows a job to its end; returns {steps, image, mask, receipt}, PNGs in base64. Throws what it failed by. */
-export async function watch(events, stage, say) {
+export class Job {
+  #api;
+  #edits;
+  #stage;
+  #running = null; // stops the one that runs
+
+  constructor({ api, edits, stage }) {
+    [this.#api, this.#edits, this.#stage] = [api, edits, stage];
+  }
+
+  get isRunning() {
+    return this.#running !== null;
+  }
+
+  stop() {
+    this.#running?.abort();
+  }
+
+  /** Returns its receipt, when `keep` has taken what `watch` told. `canvas` as for `Stage.begin`. */
+  async run(path, body, canvas, keep) {
+    this.#begin(canvas);
+    try {
+      const told = await watch(this.#api.run(path, body, this.#running.signal), this.#stage);
+      await keep(told);
+      return told.receipt;
+    } finally {
+      this.#end();
+    }
+  }
+
+  #begin(canvas) {
+    this.#running = new AbortController();
+    document.body.dataset.view = "studio";
+    document.body.dataset.busy = "true";
+    this.#stage.begin(canvas);
+    showReceipt(null);
+    say("Waiting for its turn…");
+    $("frame").scrollIntoView({ block: "nearest" });
+    handOver($("go"), $("stop"), () => label(this.#edits, true));
+  }
+
+  #end() {
+    this.#running = null;
+    document.body.dataset.busy = "false";
+    this.#stage.end();
+    handOver($("stop"), $("go"), () => label(this.#edits, false));
+  }
+}
+
+/** Follows events to their end; returns {steps, image, mask, receipt}, PNGs in base64. Throws what it failed by. */
+async function watch(events, stage) {
   const told = { steps: 0, image: null, mask: null, receipt: null };
   for await (const { event, data } of events) {
     if (event === "accepted") {

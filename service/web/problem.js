@@ -1,6 +1,8 @@
 // What went wrong, said kindly, and what can be done about it.
 
 import { $, element } from "./dom.js";
+import { askForKey } from "./key.js";
+import { say } from "./panel.js";
 
 const TITLES = {
   0: "The connection was lost",
@@ -26,16 +28,31 @@ const LIMIT = {
 };
 
 export class Notice {
+  #api;
   #box = $("problem");
   #timer = 0;
+
+  constructor(api) {
+    this.#api = api;
+  }
 
   clear() {
     clearInterval(this.#timer);
     this.#box.replaceChildren();
   }
 
-  /** Says it, counts down to when it is worth trying again, and offers `action`: {label, run}. */
-  show(problem, action) {
+  /** Asks for a key where one is needed, and goes on with `again`; else says what went wrong and offers it as `label`. */
+  async tell(error, again, label = "Try again") {
+    if (error.status === undefined) throw error; // a defect of the page: the console tells
+    say("");
+    const key = error.status === 401 ? await askForKey(this.#api.hasKey) : null;
+    if (key === null) return this.#show(error, { label, run: again });
+    this.#api.key = key;
+    return again();
+  }
+
+  /** With a clock that counts down to when it is worth trying again. `action`: {label, run}. */
+  #show(problem, action) {
     this.clear();
     const { status, type, retrySeconds } = problem;
     const { title, advice } = type.endsWith(":limit") ? LIMIT : { title: TITLES[status], advice: ADVICE[status] };

@@ -1,11 +1,10 @@
-// The studio: where one is in the tree of pictures, and the jobs that lead on from there.
+// The studio: where one is in the tree of pictures, and what leads on from there.
 
 import { $ } from "./dom.js";
 import { History } from "./history.js";
 import { beginnings, variations } from "./ideas.js";
-import { previewEvery, watch } from "./job.js";
-import { askForKey } from "./key.js";
-import { handOver, label, offer, offerFile, say, showReceipt } from "./panel.js";
+import { Job, previewEvery } from "./job.js";
+import { label, offer, offerFile, say, showReceipt } from "./panel.js";
 import { bitmapOf, bitmapOfThumb, thumbOf } from "./pictures.js";
 
 const RETRY_SECONDS = 3; // where the service does not say
@@ -14,21 +13,22 @@ const UNKNOWN_MODEL = { num_inference_steps: 20, width: 256, height: 256 }; // u
 export class Studio {
   #parts; // {api, edits, pictures, stage, notice, masking, settings, field}
   #history;
+  #job;
   #model = UNKNOWN_MODEL;
-  #running = null; // stops the job that runs
 
   constructor(parts) {
     this.#parts = parts;
+    this.#job = new Job(parts);
     this.#history = new History(parts.edits, (id) => this.go(id));
   }
 
   /** Asks the service about its model, as often as it is still loading, and shows where one was. */
   async open() {
-    const { api, edits, settings, field } = this.#parts;
+    const { api, edits, notice, settings, field } = this.#parts;
     try {
       this.#model = await api.model();
     } catch (error) {
-      if (error.status !== 503) return this.#failed(error, () => this.open());
+      if (error.status !== 503) return notice.tell(error, () => this.open());
       say("The model is loading…");
       setTimeout(() => this.open(), 1000 * (error.retrySeconds ?? RETRY_SECONDS));
       return;
@@ -56,7 +56,7 @@ export class Studio {
   /** Goes to a picture of the tree. */
   async go(id) {
     const { edits, field, masking, notice } = this.#parts;
-    if (this.#running || !edits.get(id)) return;
+    if (this.isRunning || !edits.get(id)) return;
     notice.clear();
     say("");
     masking.close();
@@ -76,18 +76,18 @@ export class Studio {
   }
 
   stop() {
-    this.#running?.abort();
+    this.#job.stop();
   }
 
   get isRunning() {
-    return this.#running !== null;
+    return this.#job.isRunning;
   }
 
   /** Draws the words, or changes the picture by them. */
   submit() {
     const { field, masking } = this.#parts;
     const [prompt, source] = [field.value, this.#current];
-    if (this.#running) return;
+    if (this.isRunning) return;
     if (!prompt) return this.#remind("Some words first.");
     if (!source || source.gone) return this.draw();
     if (masking.isOpen && masking.isEmpty) return say("Paint where it may change first.");
@@ -105,7 +105,7 @@ export class Studio {
 
   /** Takes the mask that the words would have as the one to draw on. */
   async findMask() {
-    const { api, field, masking } = this.#parts;
+    const { api, field, masking, notice } = this.#parts;
     if (field.value === this.#current.prompt) return this.#remind("Change a word first.");
     say("Looking where the words change it…");
     try {
@@ -114,19 +114,19 @@ export class Studio {
       masking.take(await bitmapOf(answer.mask));
       say("This is what the words change. Draw or erase, then change it.");
     } catch (error) {
-      await this.#failed(error, () => this.findMask());
+      await notice.tell(error, () => this.findMask());
     }
   }
 
   /** Shows what the edit changed, or no longer. */
   async toggleWhere() {
-    const { pictures, stage } = this.#parts;
+    const { notice, pictures, stage } = this.#parts;
     const shown = $("where").getAttribute("aria-pressed") === "true";
     try {
       stage.veil(shown ? null : (await pictures.mask(this.#current.id)).bitmap);
       $("where").setAttribute("aria-pressed", String(!shown));
     } catch (error) {
-      await this.#failed(error, () => this.toggleWhere());
+      await notice.tell(error, () => this.toggleWhere());
     }
   }
 
@@ -171,7 +171,7 @@ export class Studio {
 
   /** The bitmap of a picture, at least a small one; null where there is none at all. */
   async #read({ id, thumb }) {
-    const { edits, pictures } = this.#parts;
+    const { edits, notice, pictures } = this.#parts;
     try {
       const { blob, bitmap } = await pictures.image(id);
       edits.put({ id, gone: false, thumb: thumb ?? thumbOf(bitmap) });
@@ -179,7 +179,7 @@ export class Studio {
       return bitmap;
     } catch (error) {
       if (error.status === 404) edits.put({ id, gone: true });
-      else await this.#failed(error, () => this.go(id));
+      else await notice.tell(error, () => this.go(id));
       return thumb ? bitmapOfThumb(thumb) : null;
     }
   }
@@ -197,71 +197,37 @@ export class Studio {
     this.#refresh();
   }
 
-  /** One job from its begin to its end, whatever that is. */
+  /** A job, and what came of it on the page. */
   async #run(path, body, source) {
-    const { api, field, notice, stage } = this.#parts;
+    const { edits, field, notice, settings } = this.#parts;
+    const { width, height } = { ...this.#model, ...settings.given() };
     notice.clear();
-    this.#begin(source);
     try {
-      const told = await watch(api.run(path, body, this.#running.signal), stage, say);
-      await this.#keep(body.prompt, source, told);
+      const canvas = { blank: source === null, width, height };
+      const receipt = await this.#job.run(path, body, canvas, (told) => this.#keep(body.prompt, source, told));
+      await this.#show();
+      field.value = body.prompt;
+      showReceipt(receipt, edits.drawnSeconds(receipt.image_id));
+      say(source?.id === receipt.image_id ? "The words change nothing that the model can see." : "Done.");
     } catch (error) {
-      this.#end();
       await this.#show();
       field.value = body.prompt;
       if (error.name === "AbortError") say("Stopped.");
-      else if (error.status === 404) await this.#failed(error, () => this.draw(), "Draw it anew");
-      else await this.#failed(error, () => this.#run(path, body, source));
+      else if (error.status === 404) await notice.tell(error, () => this.draw(), "Draw it anew");
+      else await notice.tell(error, () => this.#run(path, body, source));
     }
-  }
-
-  #begin(source) {
-    const { settings, stage, edits } = this.#parts;
-    this.#running = new AbortController();
-    document.body.dataset.view = "studio";
-    document.body.dataset.busy = "true";
-    const { width, height } = { ...this.#model, ...settings.given() };
-    stage.begin({ blank: source === null, width, height });
-    showReceipt(null);
-    say("Waiting for its turn…");
-    $("frame").scrollIntoView({ block: "nearest" });
-    handOver($("go"), $("stop"), () => label(edits, true));
-  }
-
-  #end() {
-    this.#running = null;
-    document.body.dataset.busy = "false";
-    this.#parts.stage.end();
-    handOver($("stop"), $("go"), () => label(this.#parts.edits, false));
   }
 
   /** Puts what came of a job into the tree. Where nothing changed, the source came. */
   async #keep(prompt, source, { steps, image, mask, receipt }) {
-    const { edits, field, masking, pictures } = this.#parts;
+    const { edits, masking, pictures } = this.#parts;
     const id = receipt.image_id;
-    const isSame = source?.id === id;
-    if (!isSame) {
+    if (source?.id !== id) {
       await pictures.keep(id, { image, mask });
       const { bitmap } = await pictures.image(id);
       edits.add({ id, prompt, steps, parent: receipt.source_id, thumb: thumbOf(bitmap) }, receipt);
       masking.close();
     }
     edits.select(id);
-    this.#end();
-    await this.#show();
-    field.value = prompt;
-    showReceipt(receipt, edits.drawnSeconds(id));
-    say(isSame ? "The words change nothing that the model can see." : "Done.");
-  }
-
-  /** What to do about an error: ask for the key, or say it and offer to try again. */
-  async #failed(error, again, action = "Try again") {
-    const { api, notice } = this.#parts;
-    if (error.status === undefined) throw error; // a defect of the page: the console tells
-    say("");
-    const key = error.status === 401 ? await askForKey(api.hasKey) : null;
-    if (key === null) return notice.show(error, { label: action, run: again });
-    api.key = key;
-    return again();
   }
 }
