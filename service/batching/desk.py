@@ -26,6 +26,7 @@ class Order:
     job: Job
     deliver: Deliver  # hears its events, the last one is an `Ending`
     outlook: Outlook | None = None  # what `Batcher.foresee` said; a job without is taken for an average one
+    waited_seconds: float = 0.0  # since it was submitted, which its deadline counts from
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ class Desk:
         with self._changed:
             self.check_ready()
             now = self._clock()
-            new = {uuid.uuid4().hex: Ticket(one.job, one.deliver, now, one.outlook) for one in orders}
+            new = {
+                uuid.uuid4().hex: Ticket(one.job, one.deliver, now - one.waited_seconds, one.outlook) for one in orders
+            }
             self._ledger.take(new, now)
             self._arrived += new
             self._changed.notify_all()

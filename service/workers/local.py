@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -27,7 +26,7 @@ from service.engine.predict import predict
 from service.engine.sampling import resolve
 from service.engine.weights import Model
 from service.errors import DeadlineError
-from service.jobs import Ending, Event, Failed, Job, Numbered, SamplingRequest
+from service.jobs import Ending, Job, Numbered, SamplingRequest
 from service.workers import Blob, Card, Lineage
 from service.workers.mailbox import Mailbox
 from service.workers.numbers import WorkerNumbers
@@ -79,32 +78,35 @@ class LocalWorker:
         """As in `Worker`."""
         mailbox = Mailbox()
         self._batcher.check()  # before anything is waited for
-        since = asyncio.get_running_loop().time()
-        seen = [await self._foresee(job, since) for job in jobs]
-        orders = [Order(job, partial(mailbox.put, number), outlook) for number, (job, outlook) in enumerate(seen)]
+        clock = asyncio.get_running_loop().time
+        since = clock()
+        outlooks = [await self._foresee(job, since) for job in jobs]
+        waited = clock() - since
+        orders = [
+            Order(job, partial(mailbox.put, number), outlook, waited)
+            for number, (job, outlook) in enumerate(zip(jobs, outlooks, strict=True))
+        ]
         job_ids, num_left = self._batcher.submit(orders), len(jobs)
         try:
             while num_left:
                 number, event = await mailbox.get()
                 num_left -= isinstance(event, Ending)
-                yield number, _as_given(jobs[number], event)
+                yield number, event
         finally:
             for job_id in job_ids:
                 self._batcher.cancel(job_id)
 
-    async def _foresee(self, job: Job, since: float) -> tuple[Job, Outlook | None]:
-        """The job and what it will ask for; one that has waited for the disk has what is left of its deadline.
+    async def _foresee(self, job: Job, since: float) -> Outlook | None:
+        """What a job will ask for. DeadlineError where its time is over before that is told.
 
-        `since`, of the loop's time, it was submitted. DeadlineError where its time is over before that is told.
+        `since`, of the loop's time, it was submitted.
         """
-        reads_disk = self._reads_disk(job)
-        pool = self._checking if reads_disk else self._foreseeing
+        pool = self._checking if self._reads_disk(job) else self._foreseeing
         try:
             async with asyncio.timeout_at(None if job.deadline_seconds is None else since + job.deadline_seconds):
-                outlook = await pool.run(self._batcher.foresee, job)
+                return await pool.run(self._batcher.foresee, job)
         except TimeoutError as error:
             raise DeadlineError(job.deadline_seconds or 0.0) from error
-        return _with_what_is_left(job, since) if reads_disk else job, outlook
 
     def _reads_disk(self, job: Job) -> bool:
         try:
@@ -214,23 +216,6 @@ def open_runner(
     if catalog is not None:
         store.watch(partial(_found, model, store, catalog, runner))
     return runner
-
-
-def _with_what_is_left(job: Job, since: float) -> Job:
-    """Of its deadline, which the batcher counts anew. DeadlineError where nothing is."""
-    if job.deadline_seconds is None:
-        return job
-    left = since + job.deadline_seconds - asyncio.get_running_loop().time()
-    if left <= 0:
-        raise DeadlineError(job.deadline_seconds)
-    return replace(job, deadline_seconds=left)
-
-
-def _as_given(job: Job, event: Event) -> Event:
-    """The event; a deadline that is over is told as the client gave it."""
-    if isinstance(event, Failed) and isinstance(event.error, DeadlineError) and job.deadline_seconds is not None:
-        return Failed(DeadlineError(job.deadline_seconds))
-    return event
 
 
 def _found(model: Model, store: Store, catalog: Catalog, runner: Runner, recording_id: str) -> None:
