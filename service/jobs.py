@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,21 +188,38 @@ class Receipt:
     Totals and dense MACs are those of drawing the picture again. Seconds are waited: a call may serve other jobs, too.
     """
 
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True}  # so the API's description has them, too
+
     image_id: str
+    """The picture; of an edit that changed nothing the source's."""
     source_id: str | None = None
-    similarity: float | None = None  # cosine of the prompts, by what finds sources here: a sentence model, or the model
-    tier: str | None = None  # where the source's activations were
-    edited_ratio: float = 1.0  # of latent positions, before margins
+    """The picture that was edited."""
+    similarity: float | None = None
+    """Cosine of the prompts, by what finds sources here: a sentence model, or the model."""
+    tier: str | None = None
+    """Where the source's activations were."""
+    edited_ratio: float = 1.0
+    """Of latent positions, before margins."""
     rows_computed: int = 0
+    """Latent positions of all U-Net calls."""
     rows_total: int = 0
+    """The same, of drawing the picture again."""
     macs_computed: int = 0
+    """Multiplications."""
     macs_dense: int = 0
+    """The same, of drawing the picture again."""
     bytes_moved: int = 0
-    transfer_wait_seconds: float = 0.0  # that steps waited for those bytes; part of their own seconds
-    seconds: Mapping[str, float] = field(default_factory=dict)  # queue, encode, detect, denoise, decode, total
+    """Of recordings, that were read for it."""
+    transfer_wait_seconds: float = 0.0
+    """That steps waited for those bytes; part of their own seconds."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """By stage: queue, encode, source, detect, denoise, decode, and total."""
     fallbacks: tuple[Fallback, ...] = ()
+    """What was computed densely, or not at all."""
     unknown_words: tuple[str, ...] = ()
-    predicted_seconds: float | None = None  # of a dry run: what the edit would take
+    """Words of the prompt that the model says it does not know."""
+    predicted_seconds: float | None = None
+    """Of a dry run: what the edit would take."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from threading import Lock
 from typing import Any
 
 from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
 
 from service.api.problems import HTTP_KINDS, KINDS, MEDIA_TYPE, Problem, problem_of
 from service.api.request_ids import HEADER
@@ -19,6 +21,7 @@ from service.errors import (
     UnknownImageError,
 )
 
+JSON = "application/json"
 Described = dict[int | str, dict[str, Any]]
 
 GATED = (401, 403, 429, 500)  # of every route behind the gate
@@ -50,8 +53,13 @@ def documented(*statuses: int) -> Described:
     return {status: _error(status) for status in statuses}
 
 
+def example_of(answer: BaseModel) -> dict[str, Any]:
+    """The content of an answer such as this one; as text until `complete`, for FastAPI drops what is null in it."""
+    return {JSON: {"example": answer.model_dump_json()}}
+
+
 def complete(app: FastAPI, *, needs_key: bool) -> None:
-    """Every answer has the header that all have; a key may be left out where none is known.
+    """Every answer has the header that all have, examples their nulls; a key may be left out where none is known.
 
     The first description takes a third of a second to make: threads may ask for it.
     """
@@ -71,6 +79,9 @@ def complete(app: FastAPI, *, needs_key: bool) -> None:
 def _complete(operation: dict[str, Any], *, needs_key: bool) -> None:
     for answer in operation["responses"].values():
         answer.setdefault("headers", {})[HEADER] = REQUEST_ID
+        shown = answer.get("content", {}).get(JSON, {})
+        if isinstance(shown.get("example"), str):
+            shown["example"] = json.loads(shown["example"])
     if "security" in operation and not needs_key:
         operation["security"].append({})
 

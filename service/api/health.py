@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from service.api.description import documented
+from service.api.description import Described, documented, example_of
 from service.api.draining import Drain
 from service.batching.states import HOPELESS, State, check_ready
 from service.workers import Worker
@@ -19,8 +19,11 @@ class Health(BaseModel):
     state: State = Field(examples=["ready"])
 
 
+ANSWERS: Described = {200: {"content": example_of(Health(state="ready"))}, **documented(500, 503)}
+
+
 @router.head("/healthz", include_in_schema=False)
-@router.get("/healthz", responses=documented(500, 503))
+@router.get("/healthz", responses=ANSWERS)
 async def healthz(request: Request) -> Health:
     """Whether this process is of any use: 503 when only a restart would help."""
     state = _state(request)
@@ -30,7 +33,7 @@ async def healthz(request: Request) -> Health:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", responses=documented(500, 503))
+@router.get("/readyz", responses=ANSWERS)
 async def readyz(request: Request) -> Health:
     """Whether jobs are taken: the model is loaded, and the service is not shutting down."""
     worker: Worker = request.app.state.worker

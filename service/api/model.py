@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Security
 from pydantic import BaseModel, Field
 
-from service.api.description import GATED, documented
+from service.api.description import GATED, Described, documented, example_of
 from service.api.gates import GatedRoute, bearer
 from service.errors import NotReadyError
 from service.jobs import SAMPLERS, Sampler
@@ -44,7 +44,14 @@ class ModelCard(BaseModel):
         )
 
 
-@router.get("/model", responses=documented(*GATED, 503))
+EXAMPLE = ModelCard(
+    name="postcard", width=256, height=256, num_inference_steps=20, guidance_scale=4.0, sampler="ddim",
+    samplers=list(SAMPLERS), max_pixels=2**20, words=["blue", "house", "mountain", "night", "red", "sky", "snow"],
+)  # fmt: skip
+ANSWERS: Described = {200: {"content": example_of(EXAMPLE)}, **documented(*GATED, 503)}
+
+
+@router.get("/model", responses=ANSWERS)
 async def model(request: Request) -> ModelCard:
     """The model, once it is loaded."""
     worker: Worker = request.app.state.worker

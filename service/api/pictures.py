@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Path, Request, Response, Security
 from pydantic import BaseModel, Field
 
 from service.api.answers import url_of
-from service.api.description import GATED, Described, documented
+from service.api.description import GATED, Described, documented, example_of
 from service.api.gates import GatedRoute, bearer
 from service.api.repeats import Repeats
 from service.errors import NoMaskError
@@ -74,7 +74,22 @@ async def mask(image_id: ImageId, request: Request, if_none_match: IfNoneMatch =
     return await _png(request, image_id, "edit_mask", if_none_match)
 
 
-@router.get("/{image_id}/lineage", responses=ERRORS)
+OLD = Picture(
+    image_id="916638319f32070b4cb6",
+    prompt="a snow mountain under a night sky with a red house",
+    source_id=None,
+    image_url="/images/916638319f32070b4cb6",
+)
+NEW = Picture(
+    image_id="be908085a48dfa65e3ae",
+    prompt="a snow mountain under a night sky with a blue house",
+    source_id=OLD.image_id,
+    image_url="/images/be908085a48dfa65e3ae",
+)
+FAMILY: Described = {200: {"content": example_of(Family(picture=NEW, ancestors=[OLD], edits=[]))}, **ERRORS}
+
+
+@router.get("/{image_id}/lineage", responses=FAMILY)
 async def lineage(image_id: ImageId, request: Request) -> Family:
     """Where a picture comes from, and what was made of it."""
     found = await _worker(request).lineage(image_id, request.state.tenant)

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response, Security
 
 from service.api.answers import answer_of, frame_of
-from service.api.description import JOBS, Described, documented
+from service.api.description import JOBS, Described, documented, example_of
+from service.api.examples import DRAWN, EDITED, answer_with
 from service.api.gates import GatedRoute, bearer
 from service.api.problems import problem_of
 from service.api.repeats import HEADER
@@ -19,7 +20,7 @@ from service.api.running import events_of, unless_gone
 from service.api.schemas import Answer, EditRequest, GenerateRequest
 from service.api.streams import HEADERS, MEDIA_TYPE, EventStream, Frames, frame
 from service.exchange import CLIENT_GONE
-from service.jobs import Job, Numbered, Outcome
+from service.jobs import Job, Numbered, Outcome, Receipt
 
 STREAM = """event: accepted
 data: {"image_id": "9c1e", "source_id": "6f1d", "num_inference_steps": 20}
@@ -37,16 +38,22 @@ event: receipt
 data: {"image_id": "9c1e", "edited_ratio": 0.11, "seconds": {"total": 1.9}}
 
 """
-ANSWERS: Described = {
-    200: {
-        "description": "The picture; with `stream` the events by which it comes: `accepted`, `mask` (of an edit),"
-        " `preview` (as many as were asked for), `image` (not after a dry run), and at the end `receipt`, or `error`"
-        " with a problem. A comment keeps the line open every 15 s",
-        "content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": STREAM}},
-        "headers": {name: {"schema": {"type": "string"}, "description": "With `stream`"} for name in HEADERS},
-    },
-    **documented(*JOBS),
-}
+WELL = (
+    "The picture; with `stream` the events by which it comes: `accepted`, `mask` (of an edit), `preview` (as many as"
+    " were asked for), `image` (not after a dry run), and at the end `receipt`, or `error` with a problem. A comment"
+    " keeps the line open every 15 s"
+)
+TOLD: dict[str, Any] = {"schema": {"type": "string"}, "description": "With `stream`"}
+
+
+def _answers(receipt: Receipt) -> Described:
+    """All of a job that may end with such a receipt."""
+    content = {MEDIA_TYPE: {"schema": {"type": "string"}, "example": STREAM}, **example_of(answer_with(receipt))}
+    return {
+        200: {"description": WELL, "content": content, "headers": dict.fromkeys(HEADERS, TOLD)},
+        **documented(*JOBS),
+    }
+
 
 router = APIRouter(route_class=GatedRoute, dependencies=[Security(bearer)], tags=["images"])
 
@@ -62,13 +69,13 @@ Key = Annotated[
 ]
 
 
-@router.post("/generate", response_model=Answer, responses=ANSWERS)
+@router.post("/generate", response_model=Answer, responses=_answers(DRAWN))
 async def generate(body: GenerateRequest, request: Request, key: Key = None) -> Any:  # noqa: ARG001  # read below
     """Draw a picture from a prompt, and record how, so that it can be edited."""
     return await _answer(request, body, body.job(request.state.tenant))
 
 
-@router.post("/edit", response_model=Answer, responses=ANSWERS)
+@router.post("/edit", response_model=Answer, responses=_answers(EDITED))
 async def edit(body: EditRequest, request: Request, key: Key = None) -> Any:  # noqa: ARG001  # the same
     """Change the words of a picture; only what they touch is computed again, all else stays as it is."""
     return await _answer(request, body, await asyncio.to_thread(body.job, request.state.tenant))

@@ -5,7 +5,11 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from service.api.schemas import GenerateRequest
+from service.api.health import Health
+from service.api.model import ModelCard
+from service.api.pictures import Family
+from service.api.schemas import Answer, GenerateRequest
+from service.jobs import Receipt
 
 pytestmark = pytest.mark.anyio
 
@@ -81,6 +85,29 @@ async def test_a_job_is_answered_as_json_or_as_a_stream(described):
     answer = operations(described)["/edit", "post"]["responses"]["200"]
     assert set(answer["content"]) == {"application/json", "text/event-stream"}
     assert "event: mask" in answer["content"]["text/event-stream"]["example"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "model"),
+    [
+        ("post", "/generate", Answer),
+        ("post", "/edit", Answer),
+        ("get", "/images/{image_id}/lineage", Family),
+        ("get", "/model", ModelCard),
+        ("get", "/healthz", Health),
+        ("get", "/readyz", Health),
+    ],
+)
+async def test_an_answer_in_json_has_an_example_of_its_shape(described, method, path, model):
+    told = operations(described)[path, method]["responses"]["200"]["content"]["application/json"]
+    assert told["schema"]["$ref"].endswith(f"/{model.__name__}")
+    assert model.model_validate(told["example"]).model_dump(mode="json") == told["example"]
+
+
+async def test_all_of_a_receipt_is_explained(described):
+    receipt = described["components"]["schemas"]["Receipt"]["properties"]
+    assert receipt.keys() == Receipt("id").as_dict().keys()
+    assert all(its["description"] for its in receipt.values())
 
 
 async def test_a_picture_is_a_png(described):
