@@ -47,10 +47,12 @@ export function handOver(from, to, change) {
   if (had) to.focus();
 }
 
-/** The picture as a file, named by its words. */
-export function offerFile(blob, { id, prompt }) {
+/** The picture as a file, named by its words; none where there is no blob. */
+export function offerFile(blob, { id, prompt } = {}) {
   const link = $("download");
   URL.revokeObjectURL(link.href);
+  link.hidden = !blob;
+  if (!blob) return link.removeAttribute("href");
   link.href = URL.createObjectURL(blob);
   link.download = `${prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${id.slice(0, 6)}.png`;
 }

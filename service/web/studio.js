@@ -161,26 +161,28 @@ export class Studio {
     document.body.dataset.view = "studio";
     field.before = picture.prompt;
     offer("Try", variations(picture.prompt, field.known), (prompt) => this.#try(prompt));
+    offerFile(null); // the link is another's
     const source = edits.get(picture.parent);
     const [after, before] = [await this.#read(picture), source && (await this.#read(source))];
     if (edits.current !== picture.id) return; // somebody went on meanwhile
     $("where").setAttribute("aria-pressed", "false");
-    if (after) stage.show(after, picture.prompt, before);
+    offerFile(after.blob, picture);
+    if (after.bitmap) stage.show(after.bitmap, picture.prompt, before?.bitmap);
+    if (this.#current.gone) say("The service no longer has this picture; the words can be drawn anew.");
     this.#refresh();
   }
 
-  /** The bitmap of a picture, at least a small one; null where there is none at all. */
+  /** {blob, bitmap} of a picture: without a blob it is a small one, or none at all (null). */
   async #read({ id, thumb }) {
     const { edits, notice, pictures } = this.#parts;
     try {
-      const { blob, bitmap } = await pictures.image(id);
-      edits.put({ id, gone: false, thumb: thumb ?? thumbOf(bitmap) });
-      if (id === edits.current) offerFile(blob, edits.get(id));
-      return bitmap;
+      const image = await pictures.image(id);
+      edits.put({ id, gone: false, thumb: thumb ?? thumbOf(image.bitmap) });
+      return image;
     } catch (error) {
       if (error.status === 404) edits.put({ id, gone: true });
       else await notice.tell(error, () => this.go(id));
-      return thumb ? bitmapOfThumb(thumb) : null;
+      return { blob: null, bitmap: thumb ? await bitmapOfThumb(thumb) : null };
     }
   }
 

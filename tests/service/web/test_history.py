@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from functools import partial
 from zlib import crc32
 
@@ -11,6 +12,7 @@ pytestmark = pytest.mark.anyio
 
 SOURCE = "a snow mountain under a clear sky"
 RED = "a snow mountain under a clear sky with a red house"
+GONE = "The service no longer has this picture; the words can be drawn anew."
 NIGHT = "a snow mountain under a night sky"
 
 
@@ -96,6 +98,28 @@ async def test_a_picture_that_the_service_forgot_is_still_seen_and_can_be_drawn_
     await visit["#go"].click()
     await visit.done()
     await expect(visit["#go"]).to_have_text("Change it")
+
+
+async def test_a_picture_that_is_gone_is_not_offered_as_a_file_and_the_page_says_why_it_is_blurred(visitor):
+    visit = await visitor(foreseen=("404",))
+    await visit.draw(SOURCE)
+    source_url = await visit.picture_url()
+    await visit.change(RED)
+    async with httpx.AsyncClient() as client:
+        await client.delete(source_url)
+    await visit.page.reload()
+    await expect(visit["#download"]).to_have_attribute("download", re.compile("with-a-red-house"))
+    await visit["#undo"].click()
+    await expect(visit["#status"]).to_have_text(GONE)
+    await expect(visit["#download"]).to_be_hidden()
+    await expect(visit["#download"]).not_to_have_attribute("href", re.compile("."))
+    await visit.photograph("gone")
+    await visit.page.reload()
+    await expect(visit["#status"]).to_have_text(GONE)
+    await expect(visit["#download"]).to_be_hidden()
+    await visit["#redo"].click()
+    await expect(visit["#download"]).to_have_attribute("download", re.compile("with-a-red-house"))
+    await expect(visit["#status"]).to_be_empty()
 
 
 async def test_storage_that_holds_something_else_is_no_obstacle(visitor):
