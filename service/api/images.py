@@ -76,6 +76,8 @@ def _without_palette(image: Image.Image) -> Image.Image:
     """Pillow finds out that a palette does not fit its pixels, or is not there, when it is used: that is here."""
     if image.mode != "P":
         return image
+    if image.palette is None:
+        raise ValueError("there are no colours")
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 

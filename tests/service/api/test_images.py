@@ -134,6 +134,7 @@ BROKEN = {
     "no header": file_of(WHITE, END),
     "noise": file_of(bytes(40)),
     "no palette": file_of(header(16, 8, colour=3), WHITE, END),
+    "no palette, transparent": file_of(header(16, 8, colour=3), chunk(b"tRNS", bytes(3)), WHITE, END),
     "a palette of fewer colours than are transparent": file_of(
         header(16, 8, colour=3), chunk(b"PLTE", bytes(3)), chunk(b"tRNS", bytes(300)), WHITE, END
     ),
