@@ -116,7 +116,11 @@ async def test_a_refused_body_is_a_problem_and_ends_the_connection(client):
 
 
 LARGE_BYTES = 100_000
-LARGE = {"prompt": "a house", "edit_mask": "A" * LARGE_BYTES}  # no picture: it is refused when it was read
+LARGE = {
+    "prompt": "a house",
+    "source_prompt": "a hut",
+    "edit_mask": "A" * LARGE_BYTES,
+}  # no picture: it is refused when it was read
 DRAW = {"prompt": "a house"}
 ROOM = {"body_bytes": 150_000, "bodies_bytes": 150_000, "queue_jobs": 9}
 
@@ -171,7 +175,7 @@ async def test_a_body_has_its_room_until_its_request_is_answered(open_client, sc
         scripts.may_step.clear()
         mask = base64.b64encode(encode_png(Image.effect_noise((300, 300), 99))).decode()
         assert len(mask) > ROOM["bodies_bytes"] / 2 + FREE_BYTES
-        first = asyncio.create_task(client.post("/edit", json=DRAW | {"edit_mask": mask}))
+        first = asyncio.create_task(client.post("/edit", json=DRAW | {"source_prompt": "a hut", "edit_mask": mask}))
         await asyncio.to_thread(scripts.begun.wait, GUARD_SECONDS)
         assert (await client.post("/edit", json=LARGE)).status_code == 503
         scripts.may_step.set()
