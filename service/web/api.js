@@ -35,6 +35,13 @@ export class Api {
     return (await this.#ask("GET", `/images/${encodeURIComponent(id)}/mask`)).blob();
   }
 
+  /** Forgets a picture; one that is not there is forgotten. */
+  async delete(id) {
+    await this.#ask("DELETE", `/images/${encodeURIComponent(id)}`).catch((error) => {
+      if (error.status !== 404) throw error;
+    });
+  }
+
   /** One answer at the end: for a dry run. */
   async answer(path, body, signal) {
     return (await this.#ask("POST", path, body, signal)).json();

@@ -1,6 +1,6 @@
 // The page: its parts, and what each control does.
 
-import { $ } from "./dom.js";
+import { $, ask } from "./dom.js";
 import { Api } from "./api.js";
 import { Edits } from "./edits.js";
 import { Field } from "./field.js";
@@ -38,16 +38,14 @@ function onKey(event) {
 const CLICKS = {
   stop: () => studio.stop(),
   again: () => studio.draw({ seed: anySeed() }),
-  fresh: () => {
-    field.value = "";
-    studio.start();
-    field.focus();
-  },
+  fresh: () => studio.startAfresh(),
   undo: () => studio.undo(),
   redo: () => studio.redo(),
   where: () => studio.toggleWhere(),
   mask: () => (masking.isOpen ? masking.close() : masking.open(stage.size)),
   "mask-find": () => studio.findMask(),
+  delete: async () => (await ask($("delete-dialog"), () => true)) && studio.delete(),
+  forget: async () => (await ask($("forget-dialog"), () => true)) && studio.forgetAll(),
 };
 for (const [id, act] of Object.entries(CLICKS)) $(id).addEventListener("click", act);
 $("form").addEventListener("submit", (event) => {

@@ -86,9 +86,21 @@ export class Edits {
   /** Forgets a picture and all that was made of it. */
   forget(id) {
     for (const { id: child } of this.children(id)) this.forget(child);
+    this.remove(id);
+  }
+
+  /** Takes a picture out. What was made of it stays. */
+  remove(id) {
     this.#pictures.delete(id);
     if (this.current === id) this.current = null;
     this.#save();
+  }
+
+  /** Forgets all, and leaves nothing in the storage. */
+  clear() {
+    this.#pictures.clear();
+    this.current = null;
+    this.#storage.removeItem(PLACE);
   }
 
   /** Repairs the tree from what the service says: {picture, ancestors, edits}. */
@@ -111,6 +123,7 @@ export class Edits {
   }
 
   #save() {
+    if (this.size === 0) return this.#storage.removeItem(PLACE);
     const kept = { pictures: [...this.#pictures.values()], current: this.current };
     try {
       this.#storage.setItem(PLACE, JSON.stringify(kept));

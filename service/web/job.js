@@ -2,7 +2,7 @@
 
 import { $ } from "./dom.js";
 import { handOver, label, say, showReceipt } from "./panel.js";
-import { bitmapOf } from "./pictures.js";
+import { bitmapOf, thumbOf } from "./pictures.js";
 import { percent } from "./receipt.js";
 
 const PREVIEWS = 5; // of a picture, as far as its steps allow
@@ -13,13 +13,11 @@ export function previewEvery(steps) {
 }
 
 export class Job {
-  #api;
-  #edits;
-  #stage;
+  #parts; // {api, edits, masking, pictures, stage}
   #running = null; // stops the one that runs
 
-  constructor({ api, edits, stage }) {
-    [this.#api, this.#edits, this.#stage] = [api, edits, stage];
+  constructor(parts) {
+    this.#parts = parts;
   }
 
   get isRunning() {
@@ -30,12 +28,13 @@ export class Job {
     this.#running?.abort();
   }
 
-  /** Returns its receipt, when `keep` has taken what `watch` told. `canvas` as for `Stage.begin`. */
-  async run(path, body, canvas, keep) {
-    this.#begin(canvas);
+  /** To its end, when what came of it is in the tree and the current picture; returns its receipt. */
+  async run(path, body, source, size) {
+    const { api, stage } = this.#parts;
+    this.#begin({ blank: source === null, ...size });
     try {
-      const told = await watch(this.#api.run(path, body, this.#running.signal), this.#stage);
-      await keep(told);
+      const told = await watch(api.run(path, body, this.#running.signal), stage);
+      await this.#keep(body.prompt, source, told);
       return told.receipt;
     } finally {
       this.#end();
@@ -46,18 +45,31 @@ export class Job {
     this.#running = new AbortController();
     document.body.dataset.view = "studio";
     document.body.dataset.busy = "true";
-    this.#stage.begin(canvas);
+    this.#parts.stage.begin(canvas);
     showReceipt(null);
     say("Waiting for its turn…");
     $("frame").scrollIntoView({ block: "nearest" });
-    handOver($("go"), $("stop"), () => label(this.#edits, true));
+    handOver($("go"), $("stop"), () => label(this.#parts.edits, true));
   }
 
   #end() {
     this.#running = null;
     document.body.dataset.busy = "false";
-    this.#stage.end();
-    handOver($("stop"), $("go"), () => label(this.#edits, false));
+    this.#parts.stage.end();
+    handOver($("stop"), $("go"), () => label(this.#parts.edits, false));
+  }
+
+  /** Puts what came of it into the tree. Where nothing changed, the source came. */
+  async #keep(prompt, source, { steps, image, mask, receipt }) {
+    const { edits, masking, pictures } = this.#parts;
+    const id = receipt.image_id;
+    if (source?.id !== id) {
+      await pictures.keep(id, { image, mask });
+      const { bitmap } = await pictures.image(id);
+      edits.add({ id, prompt, steps, parent: receipt.source_id, thumb: thumbOf(bitmap) }, receipt);
+      masking.close();
+    }
+    edits.select(id);
   }
 }
 

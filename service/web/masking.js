@@ -2,6 +2,7 @@
 
 import { $ } from "./dom.js";
 import { Brush } from "./brush.js";
+import { bitmapOf } from "./pictures.js";
 import { percent } from "./receipt.js";
 
 export class Masking {
@@ -38,9 +39,12 @@ export class Masking {
     return this.#brush.ratio === 0;
   }
 
-  /** Begins with a mask that was found. */
-  take(mask) {
-    this.#brush.take(mask);
+  /** Begins with the mask that these words would have; false where the tools were closed meanwhile. */
+  async find(api, prompt, id) {
+    const { mask } = await api.answer("/edit", { prompt, image_id: id, dry_run: true });
+    const found = await bitmapOf(mask);
+    if (this.isOpen) this.#brush.take(found);
+    return this.isOpen;
   }
 
   /** The fields of a request. */

@@ -27,6 +27,14 @@ export class Pictures {
     if (mask) await this.#read(`mask/${id}`, () => decoded(mask));
   }
 
+  forget(id) {
+    for (const kind of ["image", "mask"]) this.#known.delete(`${kind}/${id}`);
+  }
+
+  forgetAll() {
+    this.#known.clear();
+  }
+
   async #read(name, fetched) {
     if (!this.#known.has(name)) {
       const blob = await fetched();

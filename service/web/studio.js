@@ -5,7 +5,7 @@ import { History } from "./history.js";
 import { beginnings, variations } from "./ideas.js";
 import { Job, previewEvery } from "./job.js";
 import { label, offer, offerFile, say, showReceipt } from "./panel.js";
-import { bitmapOf, bitmapOfThumb, thumbOf } from "./pictures.js";
+import { bitmapOfThumb, thumbOf } from "./pictures.js";
 
 const RETRY_SECONDS = 3; // where the service does not say
 const UNKNOWN_MODEL = { num_inference_steps: 20, width: 256, height: 256 }; // until it tells
@@ -30,8 +30,7 @@ export class Studio {
     } catch (error) {
       if (error.status !== 503) return notice.tell(error, () => this.open());
       say("The model is loading…");
-      setTimeout(() => this.open(), 1000 * (error.retrySeconds ?? RETRY_SECONDS));
-      return;
+      return setTimeout(() => this.open(), 1000 * (error.retrySeconds ?? RETRY_SECONDS));
     }
     say("");
     settings.model = this.#model;
@@ -48,9 +47,17 @@ export class Studio {
     masking.close();
     notice.clear();
     say("");
+    offerFile(null);
     showReceipt(null);
     offer("Or begin with one of these", beginnings(field.known), (prompt) => this.#try(prompt));
     this.#refresh();
+  }
+
+  /** The empty page, with no words in the field. */
+  startAfresh() {
+    this.#parts.field.value = "";
+    this.start();
+    this.#parts.field.focus();
   }
 
   /** Goes to a picture of the tree. */
@@ -109,10 +116,7 @@ export class Studio {
     if (field.value === this.#current.prompt) return this.#remind("Change a word first.");
     say("Looking where the words change it…");
     try {
-      const answer = await api.answer("/edit", { prompt: field.value, image_id: this.#current.id, dry_run: true });
-      if (!masking.isOpen) return;
-      masking.take(await bitmapOf(answer.mask));
-      say("This is what the words change. Draw or erase, then change it.");
+      if (await masking.find(api, field.value, this.#current.id)) say("This is what the words change. Draw or erase, then change it.");
     } catch (error) {
       await notice.tell(error, () => this.findMask());
     }
@@ -128,6 +132,32 @@ export class Studio {
     } catch (error) {
       await notice.tell(error, () => this.toggleWhere());
     }
+  }
+
+  /** Deletes a picture here and at the service. What was made of it stays. */
+  async delete(id = this.#current.id) {
+    const { api, edits, notice, pictures } = this.#parts;
+    try {
+      await api.delete(id);
+    } catch (error) {
+      return notice.tell(error, () => this.delete(id));
+    }
+    const [wasHere, before] = [edits.current === id && !this.isRunning, edits.before];
+    edits.remove(id);
+    pictures.forget(id);
+    if (!wasHere) return this.#refresh(); // somebody went on meanwhile
+    if (before) this.go(before);
+    else this.startAfresh();
+    say("Deleted.");
+  }
+
+  /** Forgets what this browser has kept. */
+  forgetAll() {
+    const { edits, pictures } = this.#parts;
+    edits.clear();
+    pictures.forgetAll();
+    this.startAfresh();
+    say("All is forgotten here.");
   }
 
   get #current() {
@@ -189,8 +219,7 @@ export class Studio {
   /** Adds to the tree what the service knows and this browser does not. */
   async #repair(id) {
     const { api, edits } = this.#parts;
-    if (edits.get(id)?.gone) return;
-    const lineage = await api.lineage(id).catch(() => null);
+    const lineage = edits.get(id)?.gone ? null : await api.lineage(id).catch(() => null);
     if (!lineage) return; // the tree is as complete as it was
     edits.repair(lineage);
     for (const { image_id: other } of [...lineage.ancestors, ...lineage.edits]) {
@@ -205,8 +234,7 @@ export class Studio {
     const { width, height } = { ...this.#model, ...settings.given() };
     notice.clear();
     try {
-      const canvas = { blank: source === null, width, height };
-      const receipt = await this.#job.run(path, body, canvas, (told) => this.#keep(body.prompt, source, told));
+      const receipt = await this.#job.run(path, body, source, { width, height });
       await this.#show();
       field.value = body.prompt;
       showReceipt(receipt, edits.drawnSeconds(receipt.image_id));
@@ -218,18 +246,5 @@ export class Studio {
       else if (error.status === 404) await notice.tell(error, () => this.draw(), "Draw it anew");
       else await notice.tell(error, () => this.#run(path, body, source));
     }
-  }
-
-  /** Puts what came of a job into the tree. Where nothing changed, the source came. */
-  async #keep(prompt, source, { steps, image, mask, receipt }) {
-    const { edits, masking, pictures } = this.#parts;
-    const id = receipt.image_id;
-    if (source?.id !== id) {
-      await pictures.keep(id, { image, mask });
-      const { bitmap } = await pictures.image(id);
-      edits.add({ id, prompt, steps, parent: receipt.source_id, thumb: thumbOf(bitmap) }, receipt);
-      masking.close();
-    }
-    edits.select(id);
   }
 }

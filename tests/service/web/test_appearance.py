@@ -105,7 +105,7 @@ async def test_all_of_it_is_reached_by_the_tab_key_and_shows_where_it_is(visitor
     await visit["#mask"].click()
     await visit["h1 a"].focus()
     reached = []
-    for _ in range(70):
+    for _ in range(80):
         await visit.page.keyboard.press("Tab")
         told = await visit.page.evaluate("""() => {
             const at = document.activeElement;
@@ -118,7 +118,7 @@ async def test_all_of_it_is_reached_by_the_tab_key_and_shows_where_it_is(visitor
         reached.append(told)
     names = [name for name, _ in reached]
     wanted = {"words", "go", "again", "undo", "where", "mask", "download", "brush", "tip", "tip-size", "mask-find",
-              "mask-invert", "mask-clear", "mask-union", "chip", "fresh", "SUMMARY"}  # fmt: skip
+              "mask-invert", "mask-clear", "mask-union", "chip", "fresh", "delete", "forget", "SUMMARY"}  # fmt: skip
     assert wanted - set(names) == set()
     assert [name for name, shows in reached if not shows] == []
 

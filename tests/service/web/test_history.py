@@ -136,3 +136,57 @@ async def test_a_new_picture_leaves_the_others_where_they_are(visitor):
     await expect(visit["#words"]).to_have_value("")
     await expect(visit["#go"]).to_have_text("Draw it")
     assert await visit.tree() == [(SOURCE, "1", "false")]
+
+
+async def test_a_picture_is_deleted_once_that_was_confirmed_and_what_was_made_of_it_stays(visitor):
+    visit = await visitor(foreseen=("404",))
+    await visit.draw(SOURCE)
+    url = await visit.picture_url()
+    await visit.change(RED)
+    await visit["#undo"].click()
+    await expect(visit["#words"]).to_have_value(SOURCE)
+    delete = visit.page.get_by_role("button", name="Delete this picture")
+    await delete.press("Enter")
+    await visit.page.keyboard.press("Escape")
+    await expect(delete).to_be_focused()
+    assert [name for name, *_ in await visit.tree()] == [SOURCE, RED]
+    await delete.press("Enter")
+    await expect(visit.page.get_by_role("dialog", name="Delete this picture?")).to_be_visible()
+    await visit.photograph("delete")
+    await visit.page.keyboard.press("Enter")
+    await expect(visit["#status"]).to_have_text("Deleted.")
+    await expect(visit["#words"]).to_be_focused()
+    assert await visit.tree() == [(RED, "1", "false")]
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(url)).status_code == 404
+    await visit["#tree [role=treeitem]"].click()
+    await expect(visit["#download"]).to_have_attribute("download", re.compile("with-a-red-house"))
+
+
+async def test_a_deleted_edit_leads_back_to_what_it_was_made_of(visitor):
+    visit = await visitor()
+    await visit.draw(SOURCE)
+    await visit.change(RED)
+    await visit["#delete"].click()
+    await visit["#delete-dialog"].get_by_role("button", name="Delete").click()
+    await expect(visit["#words"]).to_have_value(SOURCE)
+    assert await visit.tree() == [(SOURCE, "1", "true")]
+
+
+async def test_all_that_this_browser_has_kept_is_forgotten_once_that_was_confirmed(visitor):
+    visit = await visitor()
+    await visit.draw(SOURCE)
+    forget = visit.page.get_by_role("button", name="Forget all pictures in this browser")
+    await forget.click()
+    await visit["#forget-dialog"].get_by_role("button", name="Keep them").click()
+    assert await visit.tree() == [(SOURCE, "1", "true")]
+    await forget.press("Enter")
+    await visit.page.keyboard.press("Enter")
+    await expect(visit["#status"]).to_have_text("All is forgotten here.")
+    await expect(visit["#history"]).to_be_hidden()
+    await expect(visit["#words"]).to_be_focused()
+    await expect(visit["#words"]).to_have_value("")
+    assert await visit.page.evaluate("localStorage.length") == 0
+    await visit.page.reload()
+    await expect(visit["body"]).to_have_attribute("data-view", "start")
+    assert await visit.tree() == []
