@@ -160,8 +160,8 @@ class EditRequest(SamplingFields):
 
     def job(self, tenant: str = "") -> EditJob:
         """As the engine takes it. InputError where two fields contradict each other, or the mask is no PNG."""
-        self._check_source()
         edit_mask = None if self.edit_mask is None else decode_mask(self.edit_mask)
+        self._check_source()
         return EditJob(
             prompt=self.prompt,
             image_id=self.image_id,
