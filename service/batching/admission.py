@@ -15,8 +15,9 @@ comes may put it off. And what the deadlines of one tenant ask for together, bey
 of others.
 
 Who is taken up to what predictions allow is late whenever those were too low. So seconds count times a caution, which
-grows when a job that was promised in time is late, and shrinks a little when one is not: one in twenty is late. Jobs
-that are late together say it once: caution becomes what it was when they were taken, and a step more.
+grows when a job that was promised in time is late, and shrinks a little when a fair one is not, promised or not: one in
+twenty is late. Jobs that are late together say it once: caution becomes what it was when they were taken, and a step
+more.
 
 An idle device takes any job. Predictions may be wrong, and who never tries never learns: a job that seems to take
 longer than its deadline is told to come back when the device is idle, and not that its deadline cannot be.
@@ -35,7 +36,7 @@ from service.batching.policy import next_tenant
 LEAST_RETRY_SECONDS = 1.0
 RETRY_PRECISION = 0.1  # of a wait; and no finer than the least
 MOST_SHARE = 0.5  # of the device, that a job is promised
-FIRST_CAUTION, MOST_CAUTION = 1.25, 4.0
+FIRST_CAUTION, MOST_CAUTION = 1.25, 2.0  # with the most a fair job alone is still promised
 AFTER_LATE, AFTER_IN_TIME = 1.2, 0.99  # factors; they balance at one late job in twenty
 
 
@@ -174,9 +175,9 @@ def is_in_time(claim: Claim, end_seconds: float) -> bool:
     return claim.deadline_seconds is None or end_seconds <= claim.deadline_seconds
 
 
-def is_promised(claim: Claim, end_seconds: float) -> bool:
-    """Whether its deadline is one, can be kept, and asks for no more than a fair part."""
-    return claim.deadline_seconds is not None and claim.share <= MOST_SHARE and is_in_time(claim, end_seconds)
+def is_fair(claim: Claim) -> bool:
+    """Whether it has a deadline, and asks for some of the device by it, but for no more than a fair part."""
+    return claim.deadline_seconds is not None and 0 < claim.share <= MOST_SHARE
 
 
 def gives_way(claim: Claim, new: Claim, taken: Sequence[Claim]) -> bool:
@@ -196,7 +197,7 @@ def _is_harmed(claim: Claim, end_seconds: float, later_seconds: float) -> bool:
 
 
 def learned(caution: float, then: float, *, is_late: bool) -> float:
-    """What caution is to be after a job that was promised in time; `then` is what it was when that was taken."""
+    """What caution is to be after a job with a fair deadline; `then` is what it was when that was taken."""
     if is_late:
         return min(MOST_CAUTION, max(caution, then * AFTER_LATE))
     return max(1.0, caution * AFTER_IN_TIME)

@@ -142,7 +142,7 @@ class Batcher:
             joined.join(0.0 if hangs else deadline_seconds)
         if joined.is_alive():
             log.error("the device has not ended its step within %g s, and is left to it", deadline_seconds)
-            self._end("dead", NotReadyError("the service was shut down before the job was done"))
+        self._end("dead", _shut_down)
 
     def look(self) -> None:
         """See how the device does: whose deadline is over hears so while its step lasts, and all if it hangs."""
@@ -169,10 +169,14 @@ class Batcher:
             if not self._closing.is_set():
                 runner = self._open()
                 self._serve(runner)
-            self._end("dead", NotReadyError("the service was shut down before the job was done"))
+            self._end("dead", _shut_down)
         except BaseException as error:  # also SystemExit: a waiting client must hear of every end
             log.critical("the device thread died", exc_info=True)
-            self._died(error, runner)
+            try:
+                self._died(error, runner)
+            except Exception:  # nobody is left to do better: who asks must hear that, and not wait
+                log.critical("no other device thread could be begun", exc_info=True)
+                self._end("dead", _died)
         else:
             _close(runner)
 
@@ -180,12 +184,12 @@ class Batcher:
         begin = self._clock()
         self._num_failures += 1
         runner = self._open_runner()
-        self._num_failures = 0
         self._open_seconds = self._clock() - begin
         self._foresight = runner.foresight
         runner.wake = self._desk.wake
         if self._foresight:
             self._desk.runs_on(self._foresight.device)
+        self._num_failures = 0
         self._desk.become("ready")
         return runner
 
@@ -194,13 +198,12 @@ class Batcher:
         self._foresight = None  # it holds the model, which is to be opened again
         self._num_deaths += 1
         is_named = runner is None and isinstance(error, RetouchError)  # waiting does not mend it
-        failure = JobFailedError("the device thread died; the log has the traceback")
         if self._closing.is_set() or is_named or self._num_failures >= MOST_OPENINGS:
-            self._end("dead", failure)
+            self._end("dead", _died)
             _close(runner)
             return
-        pause_seconds = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self._num_deaths - 1))
-        self._end("restarting", failure, ready_in_seconds=pause_seconds + self._open_seconds)
+        pause_seconds = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._num_deaths - 1, 10))
+        self._end("restarting", _died, ready_in_seconds=pause_seconds + self._open_seconds)
         _close(runner)
         self._desk.restarted()
         log.warning("the device thread starts again in %.0f s", pause_seconds)
@@ -209,7 +212,7 @@ class Batcher:
                 self._thread = self._begin(pause_seconds)
             except RuntimeError:  # the system has no thread left for us
                 log.critical("no device thread can be started", exc_info=True)
-                self._end("dead", failure)
+                self._end("dead", _died)
 
     def _serve(self, runner: Runner) -> None:
         """Step until the batcher is closed."""
@@ -221,6 +224,7 @@ class Batcher:
                 if isinstance(event, Receipt):
                     self._num_deaths = 0
                 self._desk.tell(job_id, event)
+                self._desk.let_go(job_id)
 
     def _exchange(self, runner: Runner) -> bool:
         """Take over new jobs, end cancelled and late ones; sleeps while there is nothing to do. False: time to end."""
@@ -232,12 +236,21 @@ class Batcher:
         for job_id in arrivals.cancelled:
             if runner.cancel(job_id):
                 self._desk.tell(job_id, Cancelled())
+            self._desk.let_go(job_id)
         return not self._closing.is_set()
 
-    def _end(self, state: State, error: Exception, ready_in_seconds: float | None = None) -> None:
+    def _end(self, state: State, error: Callable[[], Exception], ready_in_seconds: float | None = None) -> None:
         """No job is taken from now on, and each that was taken fails."""
         self._desk.become(state, ready_in_seconds=ready_in_seconds)
         self._desk.end_all(error)
+
+
+def _shut_down() -> Exception:
+    return NotReadyError("the service was shut down before the job was done")
+
+
+def _died() -> Exception:
+    return JobFailedError("the device thread died; the log has the traceback")
 
 
 def _close(runner: Runner | None) -> None:

@@ -116,7 +116,8 @@ class Costs:
 
     def on(self, device: str) -> Costs:
         """The same; as long as nothing was seen, the guess for this type of device."""
-        return self if self.works else replace(self, guess=GUESSES[device], rates=GUESSES[device])
+        guess = GUESSES.get(device, GUESSES["cpu"])
+        return self if self.works else replace(self, guess=guess, rates=guess)
 
     def seconds(self, outlook: Outlook | None, spent_seconds: float = 0.0) -> float:
         """Of the device, that a job will take from now on; of a job of which nothing is known, the mean's rest."""

@@ -6,7 +6,6 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 
 from service.batching.costs import Outlook
@@ -74,7 +73,7 @@ class Desk:
         """Raises NotReadyError, with when to come again, unless jobs are taken."""
         with self._changed:
             left = None if self._ready_at is None else self._ready_at - self._clock()
-            check_ready(self._state, left and (max(1.0, left) if left > 0 else None))
+            check_ready(self._state, max(1.0, left) if left is not None and left > 0 else None)
 
     def check(self) -> None:
         """Raises NotReadyError, BusyError where no job at all would be taken; waits for nothing."""
@@ -149,8 +148,13 @@ class Desk:
         for job_id, seconds in late.items():
             self.tell(job_id, Failed(DeadlineError(seconds)))
 
-    def end_all(self, error: Exception) -> None:
-        """All jobs fail, and are stopped."""
+    def let_go(self, job_id: str) -> None:
+        """The device does nothing more for a job that has ended."""
+        with self._changed:
+            self._ledger.let_go(job_id)
+
+    def end_all(self, error: Callable[[], Exception]) -> None:
+        """All jobs fail, each by an error of its own, and are stopped."""
         with self._changed:
             left = self._give_up()
         self._fail(left, error)
@@ -169,7 +173,7 @@ class Desk:
             self.become("hung")
             left = self._give_up()
         log.critical("the device hangs: it has not ended its step within %g s", step_seconds)
-        self._fail(left, JobFailedError(f"the device has not ended its step within {step_seconds:g} s"))
+        self._fail(left, lambda: JobFailedError(f"the device has not ended its step within {step_seconds:g} s"))
 
     def restarted(self) -> None:
         """The device thread is started again, and has nothing to stop."""
@@ -193,6 +197,9 @@ class Desk:
         self._cancelled += left
         return left
 
-    def _fail(self, job_ids: Iterable[str], error: Exception) -> None:
+    def _fail(self, job_ids: Iterable[str], error: Callable[[], Exception]) -> None:
         for job_id in job_ids:
-            self.tell(job_id, Failed(copy(error)))  # each is raised in a request of its own
+            try:
+                self.tell(job_id, Failed(error()))
+            except Exception:  # whatever went wrong with this one, the others are to hear of their end
+                log.exception("job %s could not be told that it failed", job_id)

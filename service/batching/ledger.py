@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from service.batching.admission import (
     FIRST_CAUTION,
     Claim,
     ends,
-    is_promised,
+    is_fair,
+    is_in_time,
     learned,
     seconds_until_free,
     weigh,
@@ -41,7 +43,8 @@ class Ticket:
     mask_calls: int = 0  # after so many it was found
     predicted_seconds: float | None = None  # of the device, when it was taken; None: it could not be told
     share: float = 0.0  # of the device, that its deadline asked for then
-    promised_at: float | None = None  # the caution at which it was promised in time; None: it was not
+    caution: float | None = None  # when it was taken; None: its deadline is not fair, or gave way to others
+    is_promised: bool = False  # in time, with that caution
     usage: Usage = field(default_factory=Usage)
 
     @property
@@ -84,6 +87,7 @@ class Ledger:
 
     def __init__(self, max_jobs: int, running_jobs: int) -> None:
         self.tickets: dict[str, Ticket] = {}  # in order of arrival
+        self._stopped: dict[str, Ticket] = {}  # of jobs that have ended, but not by themselves
         self.costs = Costs()
         self._max_jobs = max_jobs
         self._running_jobs = running_jobs
@@ -119,10 +123,11 @@ class Ledger:
         if verdict.retry_after_seconds is not None:
             self._refuse(len(new), verdict.retry_after_seconds, "it would be done too late, or make others late")
         for number in verdict.put_off:
-            taken[number].promised_at = None
+            taken[number].caution = None
         for ticket, claim, end in zip(new.values(), claims, ends(claims, self._running_jobs), strict=True):
-            if is_promised(claim, end * self._caution):
-                ticket.promised_at = self._caution
+            if is_fair(claim):
+                ticket.caution = self._caution
+                ticket.is_promised = is_in_time(claim, end * self._caution)
         self.tickets.update(new)
 
     def tell(self, job_id: str, event: Event, now: float) -> tuple[Ticket, Event] | None:
@@ -135,21 +140,26 @@ class Ledger:
         if isinstance(event, Ending):
             del self.tickets[job_id]
             self._ended[_end(event)] += 1
-            event = self._learned(ticket, event, now)
+            self._learn_caution(ticket, event, now)
+            if isinstance(event, Receipt):
+                event = self._learned(ticket, event)
+            else:
+                self._stopped[job_id] = ticket
         return ticket, event
 
-    def _learned(self, ticket: Ticket, event: Ending, now: float) -> Ending:
-        """What its end has shown; the receipt of a dry run says what the whole edit would take."""
-        if ticket.promised_at is not None and _has_run(event):
-            is_late = (ticket.left_deadline(now, PROMISED) or 0.0) < 0
-            self._caution = learned(self._caution, ticket.promised_at, is_late=is_late)
-        try:
-            if isinstance(event, Receipt):
-                return self._done(ticket, event)
-            self.costs = self.costs.learned_from_part(ticket.own, ticket.usage)
-        except Exception:  # a defect of predictions must end no job, and no thread that tells of its end
-            log.exception("what a job took could not be learned")
-        return event
+    def let_go(self, job_id: str) -> None:
+        """The device does nothing more for a job that has ended: what it did for one that was stopped is learned."""
+        ticket = self._stopped.pop(job_id, None)
+        if ticket is not None:
+            with _no_defects():
+                self.costs = self.costs.learned_from_part(ticket.own, ticket.usage)
+
+    def _learn_caution(self, ticket: Ticket, event: Ending, now: float) -> None:
+        if ticket.caution is None or not _has_run(event):
+            return
+        is_late = (ticket.left_deadline(now, PROMISED) or 0.0) < 0
+        if ticket.is_promised or not is_late:
+            self._caution = learned(self._caution, ticket.caution, is_late=is_late)
 
     def overdue(self, now: float) -> dict[str, float]:
         """Jobs whose deadline is over, and how many seconds that was."""
@@ -165,7 +175,8 @@ class Ledger:
         self._steps[num_images] += 1
 
     def restarted(self) -> None:
-        """The device thread is started again."""
+        """The device thread is started again; what the last one stopped has shown nothing."""
+        self._stopped.clear()
         self._num_restarts += 1
 
     def numbers(self) -> Numbers:
@@ -198,17 +209,28 @@ class Ledger:
         self._num_refused += num_jobs
         raise BusyError(retry_after_seconds, reason)
 
-    def _done(self, ticket: Ticket, receipt: Receipt) -> Receipt:
-        outlook = ticket.outlook
-        if outlook and ticket.is_dry:
-            outlook = outlook.detection
-        self.costs = self.costs.learned(outlook, ticket.mask, receipt, ticket.usage)
-        if ticket.predicted_seconds is not None:
-            self._num_predicted += 1
-            self._error_seconds += abs(ticket.predicted_seconds - ticket.usage.seconds)
-        if not ticket.is_dry or ticket.known is None:
-            return receipt
-        return replace(receipt, predicted_seconds=self.costs.seconds(ticket.known))
+    def _learned(self, ticket: Ticket, receipt: Receipt) -> Receipt:
+        """What it has shown; the receipt of a dry run says what the whole edit would take."""
+        with _no_defects():
+            outlook = ticket.outlook
+            if outlook and ticket.is_dry:
+                outlook = outlook.detection
+            self.costs = self.costs.learned(outlook, ticket.mask, receipt, ticket.usage)
+            if ticket.predicted_seconds is not None:
+                self._num_predicted += 1
+                self._error_seconds += abs(ticket.predicted_seconds - ticket.usage.seconds)
+            if ticket.is_dry and ticket.known is not None:
+                return replace(receipt, predicted_seconds=self.costs.seconds(ticket.known))
+        return receipt
+
+
+@contextmanager
+def _no_defects() -> Iterator[None]:
+    """One of predictions must end no job, and no thread that tells of its end."""
+    try:
+        yield
+    except Exception:  # whatever it is: predictions stay as they were
+        log.exception("what a job took could not be learned")
 
 
 def _has_run(event: Ending) -> bool:

@@ -36,7 +36,7 @@ class Limits:
 
     running_jobs: int = 8  # each holds its latents, its text and what it records
     step_images: int = 16  # images of one network call; the two branches of guidance are two images
-    most_waited_steps: int = 16
+    most_waited_steps: int = 256  # a guard: turns by seconds starve nobody, and a large call waits for many small ones
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -130,6 +130,7 @@ def open_batcher(bench: Bench) -> Iterator[Callable[..., Batcher]]:
     opened: list[Batcher] = []
 
     def open_it(open_runner: Any = bench.runner, max_jobs: int = 4, running_jobs: int = 2, **other: Any) -> Batcher:
+        bench.limits = replace(bench.limits, running_jobs=running_jobs)
         opened.append(Batcher(open_runner, max_jobs=max_jobs, running_jobs=running_jobs, clock=bench.clock, **other))
         return opened[-1]
 

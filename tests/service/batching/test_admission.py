@@ -179,10 +179,10 @@ def test_jobs_that_are_late_together_say_it_once():
 
 
 def test_of_jobs_that_were_promised_in_time_one_in_twenty_is_late():
-    """Jobs take up to twice as long as is predicted, and each is given as long as caution says."""
+    """Jobs take up to 1.6 times as long as is predicted, and each is given as long as caution says."""
     rng, caution, num_late = random.Random(0), 1.0, 0
     for _ in range(4000):
-        is_late = rng.uniform(0.5, 2.0) > caution
+        is_late = rng.uniform(0.5, 1.6) > caution
         num_late += is_late
         caution = learned(caution, caution, is_late=is_late)
     assert num_late / 4000 == pytest.approx(0.05, abs=0.01)
@@ -193,4 +193,4 @@ def test_caution_has_bounds():
     assert learned(caution, caution, is_late=False) == 1
     for _ in range(100):
         caution = learned(caution, caution, is_late=True)
-    assert caution == 4
+    assert caution == 2

@@ -226,3 +226,30 @@ def test_who_asks_meanwhile_is_told_when_the_thread_will_be_there(open_batcher, 
     assert refused.value.retry_after_seconds == 5
     mortals.are_to_die = False
     pauses.may_end.set()
+
+
+@pytest.mark.parametrize("name", ["become", "end_all", "restarted"])
+def test_a_defect_while_a_death_is_dealt_with_leaves_nobody_waiting(
+    open_batcher, submit, mortals, pauses, monkeypatch, name
+):
+    batcher = open_batcher(mortals.open, pause=pauses)
+    batcher.wait_opened()
+    works, are_left = getattr(batcher._desk, name), [RuntimeError("defect")]
+
+    def fail(*given, **named):
+        if are_left:
+            raise are_left.pop()
+        return works(*given, **named)
+
+    monkeypatch.setattr(batcher._desk, name, fail)
+    told = submit(batcher)[1]
+    assert told.kinds() == [Failed]
+    assert batcher._desk.wait_while({"ready", "restarting"}, GUARD_SECONDS) == "dead"
+
+
+def test_a_device_that_nobody_knows_is_guessed_like_a_cpu(open_batcher, submit, bench):
+    bench.foresight = lambda _job: None
+    bench.foresight.device = "mps"
+    batcher = open_batcher()
+    assert batcher.wait_opened() == "ready"
+    assert submit(batcher)[1].kinds() == [Accepted, Receipt]
