@@ -15,9 +15,9 @@ comes may put it off. And what the deadlines of one tenant ask for together, bey
 of others.
 
 Who is taken up to what predictions allow is late whenever those were too low. So seconds count times a caution, which
-grows when a job that was promised in time is late, and shrinks a little when a fair one is not, promised or not: one in
-twenty is late. Jobs that are late together say it once: caution becomes what it was when they were taken, and a step
-more.
+grows when a job that was promised in time is late, and shrinks a little when a fair one is not, promised or not. Jobs
+that are late together say it once: caution becomes what it was when they were taken, and a step more. One lesson may be
+many late jobs; so it shrinks slowly, and there is one lesson in ninety jobs.
 
 An idle device takes any job. Predictions may be wrong, and who never tries never learns: a job that seems to take
 longer than its deadline is told to come back when the device is idle, and not that its deadline cannot be.
@@ -37,7 +37,7 @@ LEAST_RETRY_SECONDS = 1.0
 RETRY_PRECISION = 0.1  # of a wait; and no finer than the least
 MOST_SHARE = 0.5  # of the device, that a job is promised
 FIRST_CAUTION, MOST_CAUTION = 1.25, 2.0  # with the most a fair job alone is still promised
-AFTER_LATE, AFTER_IN_TIME = 1.2, 0.99  # factors; they balance at one late job in twenty
+AFTER_LATE, AFTER_IN_TIME = 1.2, 0.998  # factors; they balance at one lesson in ninety jobs
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def test_after_any_number_of_late_jobs_punctual_ones_bring_caution_back(ledger):
     """They ask for almost half of the device, the most that is promised; those were late whatever was foreseen."""
 
     def run(seconds):
-        for _ in range(100):
+        for _ in range(500):
             (ticket,) = take(ledger, "a", seconds=21.0).values()
             ledger.tell("a", Receipt("a"), now=seconds)
         return ticket.caution
