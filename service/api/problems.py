@@ -160,9 +160,7 @@ def headers_of(error: Exception) -> dict[str, str]:
 async def _answer(others: Mapping[str, Write], request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         error = _with_media_type(request, first_error(error.errors()))
-    if isinstance(error, HTTPException) and isinstance(
-        error.__cause__, RetouchError
-    ):  # FastAPI's 400 of what was raised while it read the body
+    if isinstance(error, HTTPException) and isinstance(error.__cause__, RetouchError):  # FastAPI's, of a body's read
         error = error.__cause__
     problem = problem_of(error)
     request.state.log["problem"] = problem.name

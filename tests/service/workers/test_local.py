@@ -199,6 +199,12 @@ class Told(MemoryIndex):
         self.admitted.set()
 
 
+def open_over(store, index):
+    """A worker of the embedded model that announces what it has as `here`."""
+    model = partial(open_model, "postcard", device="cpu", num_threads=1)
+    return open_local(model, store, queue_jobs=1, limits=Limits(), catalog=Catalog(index, "here", 1))
+
+
 async def draw(worker, seed=0):
     job = GenerateJob("a green hill under a clear sky", SamplingRequest(seed=seed, num_inference_steps=2))
     async with aclosing(worker.submit([job])) as stream:
@@ -211,13 +217,7 @@ def test_what_is_on_the_disk_is_announced_when_the_worker_is_ready(tmp_path):
     image_id = asyncio.run(draw(first))
     asyncio.run(first.close())
     index = Told()
-    again = open_local(
-        partial(open_model, "postcard", device="cpu", num_threads=1),
-        open_store("cpu", "auto", str(tmp_path), "auto"),
-        queue_jobs=1,
-        limits=Limits(),
-        catalog=Catalog(index, "here", 1),
-    )
+    again = open_over(open_store("cpu", "auto", str(tmp_path), "auto"), index)
     assert again._batcher.wait_opened() == "ready"
     assert index.holders("", image_id) == []
     index.may_admit.set()
@@ -233,13 +233,7 @@ def test_what_a_late_disk_brings_is_announced_while_nobody_asks(tmp_path):
     image_id = asyncio.run(draw(first))
     late, index = Store(1 << 28, disk=Disk(tmp_path, 1 << 28)), Told()  # the first one still has the directory
     index.may_admit.set()
-    worker = open_local(
-        partial(open_model, "postcard", device="cpu", num_threads=1),
-        late,
-        queue_jobs=1,
-        limits=Limits(),
-        catalog=Catalog(index, "here", 1),
-    )
+    worker = open_over(late, index)
     assert worker._batcher.wait_opened() == "ready"
     asyncio.run(first.close())
     assert late.ids() == []
@@ -263,13 +257,7 @@ def test_a_job_does_not_wait_for_rows_that_are_checked_to_be_announced(tmp_path,
         check(file)
 
     monkeypatch.setattr(StoredFile, "check", slow)
-    worker = open_local(
-        partial(open_model, "postcard", device="cpu", num_threads=1),
-        store,
-        queue_jobs=1,
-        limits=Limits(),
-        catalog=Catalog(index, "here", 1),
-    )
+    worker = open_over(store, index)
     assert begun.wait(GUARD_SECONDS)
     index.may_admit.set()
     asyncio.run(asyncio.wait_for(draw(worker, seed=1), GUARD_SECONDS / 2))

@@ -27,6 +27,23 @@ asyncio.run(work())
 """
 
 
+class Blocking:
+    """A call that goes on until it may end."""
+
+    def __init__(self):
+        self.begun = threading.Semaphore(0)
+        self.may_end = threading.Event()
+
+    def __call__(self):
+        self.begun.release()
+        assert self.may_end.wait(GUARD_SECONDS)
+        return "done"
+
+    async def wait_begun(self, num_calls):
+        for _ in range(num_calls):
+            assert await asyncio.to_thread(self.begun.acquire, timeout=GUARD_SECONDS)
+
+
 @pytest.fixture
 def pool():
     made = Pool("its", 2)
@@ -42,42 +59,31 @@ def test_a_call_runs_in_a_thread_of_its_name_and_returns_or_raises(pool):
 
 
 def test_so_many_run_at_a_time(pool):
-    begun, may_end = threading.Semaphore(0), threading.Event()
-
-    def call():
-        begun.release()
-        assert may_end.wait(GUARD_SECONDS)
+    call = Blocking()
 
     async def work():
         calls = [asyncio.create_task(pool.run(call)) for _ in range(3)]
-        for _ in range(2):
-            assert await asyncio.to_thread(begun.acquire, timeout=GUARD_SECONDS)
-        assert not begun.acquire(blocking=False)
-        may_end.set()
+        await call.wait_begun(2)
+        assert not call.begun.acquire(blocking=False)
+        call.may_end.set()
         await asyncio.gather(*calls)
-        assert begun.acquire(blocking=False)
+        assert call.begun.acquire(blocking=False)
 
     asyncio.run(work())
 
 
 def test_closing_cancels_what_waits_and_waits_for_nothing(pool):
-    begun, may_end, ran = threading.Semaphore(0), threading.Event(), []
-
-    def call():
-        begun.release()
-        assert may_end.wait(GUARD_SECONDS)
-        return "done"
+    call, ran = Blocking(), []
 
     async def work():
         running = [asyncio.create_task(pool.run(call)) for _ in range(2)]
-        for _ in range(2):
-            assert await asyncio.to_thread(begun.acquire, timeout=GUARD_SECONDS)
+        await call.wait_begun(2)
         waiting = asyncio.create_task(pool.run(ran.append, 1))
         await asyncio.sleep(0)
         pool.close()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        may_end.set()
+        call.may_end.set()
         assert await asyncio.gather(*running) == ["done", "done"]
 
     asyncio.run(work())
@@ -97,21 +103,16 @@ def test_a_call_that_never_returns_keeps_no_process_from_its_end():
 
 
 def test_who_is_cancelled_while_it_waits_is_not_run(pool):
-    begun, may_end, ran = threading.Semaphore(0), threading.Event(), []
-
-    def call():
-        begun.release()
-        assert may_end.wait(GUARD_SECONDS)
+    call, ran = Blocking(), []
 
     async def work():
         running = [asyncio.create_task(pool.run(call)) for _ in range(2)]
-        for _ in range(2):
-            assert await asyncio.to_thread(begun.acquire, timeout=GUARD_SECONDS)
+        await call.wait_begun(2)
         waiting = asyncio.create_task(pool.run(ran.append, 1))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        may_end.set()
+        call.may_end.set()
         await asyncio.gather(*running, *(pool.run(int) for _ in range(2)))
 
     asyncio.run(work())
