@@ -67,9 +67,7 @@ class Disk:
         self._retry_seconds = retry_seconds
         self._max_retry_seconds = max_retry_seconds
         self._system = system
-        self.naming = (
-            threading.RLock()
-        )  # who publishes, or must know that none is published now; it waits for the system
+        self.naming = threading.RLock()  # who publishes, or must know that nobody does now; waits for the system
         self._sizes: dict[str, int] = {}  # bytes, by name
         self._lock = threading.Lock()  # of these; never held while the system is asked
         self._unlock: weakref.finalize[Any, Any] | None = None
