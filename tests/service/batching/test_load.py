@@ -1,6 +1,7 @@
 """A hundred jobs at a time, dense and sparse, some cancelled: each ends once, and draws what it would alone.
 
-The embedded model at a small size, and the real engine.
+The embedded model at a small size, and the real engine; on a GPU as a worker has it: kernels, captured passes, sources
+in the device's memory, and a host that is a call ahead.
 """
 
 from __future__ import annotations
@@ -10,18 +11,26 @@ import threading
 from collections import Counter, defaultdict
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
 from cache_store.store import Store
+from cache_store.tiers.arena import Arena
 from service.batching.batcher import Batcher
 from service.batching.desk import Order
 from service.batching.foresight import Foresight
+from service.batching.meter import DeviceMeter
 from service.batching.policy import Limits
-from service.batching.runner import Runner, run
+from service.batching.runner import Runner
+from service.engine.graphs import CudaRecorder, Graphs
 from service.engine.predict import predict
+from service.engine.recording import Format
+from service.engine.weights import Model, load_model
 from service.errors import UnknownImageError
 from service.jobs import (
     Cancelled,
@@ -34,6 +43,11 @@ from service.jobs import (
     Receipt,
     SamplingRequest,
 )
+from sparse_ops.launch import why_not
+
+GPU = torch.device("cuda")
+REASON = why_not(GPU) if torch.cuda.is_available() else "there is no GPU"
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
 NUM_JOBS = 100
 SIZES = (48, 64)
@@ -102,7 +116,42 @@ class Heard:
             self.has_ended.set()
 
 
-def run_together(model, store, jobs, rng):
+@dataclass(frozen=True)
+class Place:
+    """Where jobs run, and how alike what a job draws is there, whatever runs beside it."""
+
+    model: Model
+    open_store: Any
+    predict: Any = predict
+    open_meter: Any = lambda: None
+    most_off: int = 2  # of 255: sums in another order
+    masks_apart: float = 0.0  # of their positions
+
+    def run(self, store, job):
+        """The events of one job alone."""
+        runner = Runner(self.model, store, LIMITS, predict=self.predict, meter=self.open_meter())
+        runner.add("alone", job)
+        while not runner.idle:
+            yield from (event for _, event in runner.step())
+
+
+@pytest.fixture(params=["cpu", pytest.param("gpu", marks=ON_GPU)])
+def place(request, postcard):
+    if request.param == "cpu":
+        return Place(postcard, partial(Store, 1 << 30))
+
+    def open_store():
+        store = Store(1 << 30, pinned=True)
+        store.add_device(Arena(1 << 28, GPU))
+        return store
+
+    model = load_model(device=GPU, dtype=torch.float16, form=Format("float16"))
+    graphs = Graphs(CudaRecorder(GPU), 1 << 30)
+    mark = torch.cuda.current_stream(GPU).record_event
+    return Place(model, open_store, partial(predict, graphs=graphs), lambda: DeviceMeter(mark))
+
+
+def run_together(place, store, jobs, rng):
     """Gives a batcher all jobs at once, and cancels a third of them, each before some network call."""
     cancels, num_calls = defaultdict(list), Counter()
 
@@ -110,10 +159,11 @@ def run_together(model, store, jobs, rng):
         num_calls[len({call.source is None for call in calls})] += 1
         for job_id in cancels.pop(num_calls.total(), ()):
             batcher.cancel(job_id)
-        return predict(unet, calls)
+        return place.predict(unet, calls)
 
     def open_runner():
-        return Runner(model, store, LIMITS, predict=watching, foresight=Foresight(model, store))
+        foresight = Foresight(place.model, store)
+        return Runner(place.model, store, LIMITS, predict=watching, foresight=foresight, meter=place.open_meter())
 
     heard = [Heard(job) for job in jobs]
     with closing(Batcher(open_runner, max_jobs=NUM_JOBS, running_jobs=LIMITS.running_jobs)) as batcher:
@@ -127,11 +177,11 @@ def run_together(model, store, jobs, rng):
         return heard, batcher.numbers(), num_calls
 
 
-def test_a_hundred_jobs_end_once_each_and_draw_what_they_would_alone(postcard):
-    rng, store, known = random.Random(0), Store(1 << 30), {}
-    sources = {size: draw_source(postcard, store, size) for size in SIZES}
+def test_a_hundred_jobs_end_once_each_and_draw_what_they_would_alone(place):
+    rng, store, known = random.Random(0), place.open_store(), {}
+    sources = {size: draw_source(place, store, size) for size in SIZES}
     jobs = asked(sources, rng)
-    heard, numbers, num_calls = run_together(postcard, store, jobs, rng)
+    heard, numbers, num_calls = run_together(place, store, jobs, rng)
     endings = Counter(type(one.events[-1]) for one in heard)
     assert numbers.ended_jobs == {name: endings[kind] for name, kind in ENDS.items()}
     assert endings.total() == NUM_JOBS
@@ -142,17 +192,17 @@ def test_a_hundred_jobs_end_once_each_and_draw_what_they_would_alone(postcard):
     assert num_calls[2] > 5  # dense and sparse shared a call
     assert max(numbers.steps_by_images) >= 8
 
-    alone = Store(1 << 30)
-    assert {size: draw_source(postcard, alone, size) for size in SIZES} == sources
+    alone = place.open_store()
+    assert {size: draw_source(place, alone, size) for size in SIZES} == sources
     for one in heard:
         if isinstance(one.events[-1], Receipt):
             if id(one.job) not in known:
-                known[id(one.job)] = drawn(list(run(postcard, alone, one.job)))
-            check_equal(drawn(one.events), known[id(one.job)])
+                known[id(one.job)] = drawn(list(place.run(alone, one.job)))
+            check_equal(place, drawn(one.events), known[id(one.job)])
 
 
-def draw_source(model, store, size):
-    events = run(model, store, GenerateJob(SOURCE, sampling(size)))
+def draw_source(place, store, size):
+    events = place.run(store, GenerateJob(SOURCE, sampling(size)))
     return next(event.image_id for event in events if isinstance(event, ImageReady))
 
 
@@ -160,9 +210,10 @@ def is_failed(one):
     return isinstance(one.events[-1], Failed)
 
 
-def check_equal(made, alone):
+def check_equal(place, made, alone):
     (pixels, masks), (pixels_alone, masks_alone) = made, alone
     assert len(pixels) == len(pixels_alone) == 1
-    assert np.abs(pixels[0] - pixels_alone[0]).max() <= 2  # sums in another order
+    assert np.abs(pixels[0] - pixels_alone[0]).max() <= place.most_off
     assert len(masks) == len(masks_alone)
-    assert all(np.array_equal(mask, other) for mask, other in zip(masks, masks_alone, strict=True))
+    for mask, other in zip(masks, masks_alone, strict=True):
+        assert (mask != other).mean() <= place.masks_apart
