@@ -127,13 +127,18 @@ class Asker:
 
 
 async def measure(url: str, plan: Plan) -> dict[str, Any]:
-    """Capacity, then overload. RetouchError or httpx.HTTPError where the service does not even draw the sources."""
+    """Capacity, then overload.
+
+    RetouchError or httpx.HTTPError where the service does not even draw the sources; RuntimeError if nothing else.
+    """
     unbounded = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None, max_keepalive_connections=None))
     async with AsyncClient(url, transport=unbounded) as client, httpx.AsyncClient(base_url=url) as scraper:
         asker = Asker(client, plan)
         await asker.draw_sources()
         alone, seconds = await send_in_turn(plan.clients, plan.capacity_seconds, asker.ask)
         capacity = sum(one.end == "done" for one in alone) / seconds
+        if not capacity:
+            raise RuntimeError(f"no job was done, {Counter(one.end for one in alone)}")
         before = await metrics_of(scraper)
         times = list(poisson(plan.factor * capacity, plan.seconds, asker.rng))
         async with _sampling(scraper) as samples:

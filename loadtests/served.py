@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,7 +23,7 @@ POLL_SECONDS = 0.1
 def served(**settings: str) -> Iterator[str]:
     """The address of a `retouch serve` of its own, when it is ready; settings by their names without RETOUCH_.
 
-    RuntimeError, with the end of its log, where it does not come up.
+    RuntimeError where it does not come up. Whatever error is met here, the end of the service's log is its note.
     """
     port = _free_port()
     environment = os.environ | {f"RETOUCH_{name.upper()}": value for name, value in settings.items()}
@@ -30,10 +31,11 @@ def served(**settings: str) -> Iterator[str]:
     with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, env=environment, stderr=log) as process:  # noqa: S603  # our own words
         try:
             url = f"http://127.0.0.1:{port}"
-            if not _becomes_ready(url, process):
-                log.seek(0)
-                raise RuntimeError(f"the service did not come up:\n{log.read()[-2000:]}")
+            _wait_ready(url, process)
             yield url
+        except Exception as error:
+            error.add_note(f"the service's log ends so:\n{_end_of(log)}")
+            raise
         finally:
             process.terminate()
 
@@ -47,16 +49,21 @@ async def metrics_of(client: httpx.AsyncClient) -> dict[str, float]:
     return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
 
-def _becomes_ready(url: str, process: subprocess.Popen[bytes]) -> bool:
+def _wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + READY_SECONDS
     while process.poll() is None and time.monotonic() < end:
         try:
             if httpx.get(f"{url}/readyz").is_success:
-                return True
+                return
         except httpx.TransportError:
             pass
         time.sleep(POLL_SECONDS)
-    return False
+    raise RuntimeError("the service did not come up")
+
+
+def _end_of(log: TextIO) -> str:
+    log.seek(0)
+    return log.read()[-4000:]
 
 
 def _free_port() -> int:

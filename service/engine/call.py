@@ -36,7 +36,7 @@ class Call:
     """One U-Net call that a job needs: a step of one picture, all its guidance branches."""
 
     sample: Tensor  # [B, C, H, W]
-    timestep: Tensor  # [B]
+    timestep: Tensor  # [B], where the sample is
     text: ReadText
     active: Active
     source: Reads | None  # needed where some position is not active

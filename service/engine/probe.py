@@ -62,11 +62,12 @@ class Probe:
 
         They wait for nothing of each other, but each is as large as any step: what fits beside it is the batcher's.
         """
-        originals = []
+        originals, num_calls = [], len(prompts) * len(self.steps)
+        on_device = self.sampler.timesteps.to(self.latents.device)  # the network's; the sampler's own stay here
         for number, (text, sampling) in enumerate(prompts):
             predictions = []
             for place, step in enumerate(self.steps):
-                call = self._call(text, step, number * len(self.steps) + place, len(prompts) * len(self.steps))
+                call = self._call(text, step, on_device[step], number * len(self.steps) + place, num_calls)
                 predictions.append((yield from ask(call, tally, self.canvas)))
             originals.append(self._originals(predictions, sampling))
         return originals
@@ -82,11 +83,10 @@ class Probe:
             tally.read(source.num_bytes)
         return self._originals(predictions, sampling)
 
-    def _call(self, text: ReadText, step: int, number: int, num_calls: int) -> Call:
+    def _call(self, text: ReadText, step: int, timestep: Tensor, number: int, num_calls: int) -> Call:
         """Recorded latents of one step under a text, all guidance branches."""
         model, branches = self.canvas.model, num_branches(self.canvas.sampling)
-        timestep = self.sampler.timesteps[step]
-        sample = self.sampler.scale_model_input(self.latents[step, None], timestep)
+        sample = self.sampler.scale_model_input(self.latents[step, None], self.sampler.timesteps[step])
         constant = constant_channels(model, sample)
         if constant is not None:
             sample = torch.cat([sample, constant], 1)

@@ -76,10 +76,11 @@ def test_rows_of_each_resolution_are_torchs(size):
             assert torch.equal(index.cpu(), torch.nn.functional.pad(rows.index, (0, 5), value=-1))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # it finds what is looked for here
 def test_nothing_waits_for_the_device():
     there = [each[None].to(GPU) for each in latents((96, 96))]
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         mask = edit_mask.clean(edit_mask.probe_mask(*there, 0.15), 37, 1)
         for level in edit_mask.pyramid(edit_mask.widen(mask, 2), 4):
             edit_mask.rows_of(level, 4096)

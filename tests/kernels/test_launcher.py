@@ -178,7 +178,8 @@ def test_attention_is_the_references(device, dtype, name):
     keys, values = joined.chunk(2, 1)  # side by side, as they are recorded
     assert cuda.serves_attention(queries, num_heads)
     out = cuda.attention(queries, of_queries, keys, values, of_keys, num_heads=num_heads)
-    exact = (queries.float(), of_queries, keys.float(), values.float(), of_keys)
+    # on the CPU: torch's own kernel for a GPU has races by racecheck's count
+    exact = (queries.float().cpu(), segments(counts), keys.float().cpu(), values.float().cpu(), segments(key_counts))
     expected = reference.attention(*exact, num_heads=num_heads).nan_to_num(0)  # torch: nothing attended is NaN
     # probabilities are rounded before they multiply the values, and the result again
     assert_close(out[: sum(counts)], expected[: sum(counts)], dtype, 4)
