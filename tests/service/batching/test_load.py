@@ -126,6 +126,7 @@ class Place:
     open_meter: Any = lambda: None
     most_off: int = 2  # of 255: sums in another order
     masks_apart: float = 0.0  # of their positions
+    mixes: bool = True  # dense and sparse calls
 
     def run(self, store, job):
         """The events of one job alone."""
@@ -148,7 +149,7 @@ def place(request, postcard):
     model = load_model(device=GPU, dtype=torch.float16, form=Format("float16"))
     graphs = Graphs(CudaRecorder(GPU), 1 << 30)
     mark = torch.cuda.current_stream(GPU).record_event
-    return Place(model, open_store, partial(predict, graphs=graphs), lambda: DeviceMeter(mark))
+    return Place(model, open_store, partial(predict, graphs=graphs), lambda: DeviceMeter(mark), mixes=False)
 
 
 def run_together(place, store, jobs, rng):
@@ -189,7 +190,7 @@ def test_a_hundred_jobs_end_once_each_and_draw_what_they_would_alone(place):
     assert endings[Cancelled] > 15
     assert endings[Failed] > 0
     assert all(isinstance(one.events[-1].error, UnknownImageError) for one in heard if is_failed(one))
-    assert num_calls[2] > 5  # dense and sparse shared a call
+    assert num_calls[2] > 5 if place.mixes else not num_calls[2]
     assert max(numbers.steps_by_images) >= 8
 
     alone = place.open_store()
