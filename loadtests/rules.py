@@ -74,7 +74,7 @@ class Trial:
     @property
     def is_on_rows(self) -> bool:
         """Whether `decoding: rows` decodes rows of it, and not everything because that is quicker."""
-        return bool(self.edit_mask.any() and widen(self.edit_mask, self.paste_margin).mean() <= DENSE_RATIO)
+        return bool(self.edit_mask.any() and widen(self.edit_mask, self.paste_margin).mean() <= DENSE_RATIO["cpu"])
 
     def errors(self, right: Pixels) -> NDArray[np.int_]:
         """Of the colours inside the mask, in levels of 255."""
