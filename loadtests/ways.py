@@ -122,6 +122,15 @@ class Ways:
         """White changes."""
         return Image.fromarray(to_png_array(edit_mask, self.model.latent_scale))
 
+    def time_new(self, source: Source, prompt: str, edit_mask: Mask | None) -> list[float]:
+        """On a GPU the seconds of an edit that may be the first of its bucket; on a CPU none are."""
+        if self.model.device.type != "cuda":
+            return []
+        watch = Stopwatch(self.model.device)
+        job = EditJob(prompt, source.image_id) if edit_mask is None else self.given(source, prompt, edit_mask)
+        watch.time("new", lambda: self.edit(source, job))
+        return list(watch.seconds.values())
+
     def time_all(self, source: Source, prompt: str, edit_mask: Mask | None) -> tuple[dict[str, float], Outcome]:
         """Seconds of each way, one after the other, and what our edit told.
 

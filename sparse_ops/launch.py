@@ -83,7 +83,7 @@ def num_multiprocessors(device: torch.device) -> int:
 
 def current_stream(device: torch.device) -> int:
     """Torch's stream on a CUDA device, as a number."""
-    return int(torch.cuda.current_stream(device).cuda_stream)
+    return torch._C._cuda_getCurrentRawStream(device.index or 0)  # noqa: SLF001  # the public way takes 13 us of a launch's 40
 
 
 def launch(

@@ -24,6 +24,7 @@ from torch import Tensor
 from service.engine.batch import Batch, Watching
 from service.engine.read_text import ReadText
 from service.engine.reading import Slot, SlotReader, listed
+from service.engine.rooms import Rooms
 from service.engine.staging import Staging
 from service.engine.unet import UNet
 from sparse_ops.buckets import blind, unpack
@@ -92,6 +93,7 @@ class Graphs:
         self._recorder = recorder
         self._budget_bytes = budget_bytes
         self._passes: dict[tuple[Any, ...], CapturedPass] = {}
+        self._rooms = Rooms()
         self._refused: set[tuple[Any, ...]] = set()
 
     def __len__(self) -> int:
@@ -100,7 +102,8 @@ class Graphs:
     @property
     def num_bytes(self) -> int:
         """What captured passes hold, their own buffers included."""
-        return self._recorder.num_bytes() + sum(captured.num_bytes for captured in self._passes.values())
+        own = sum(captured.num_bytes for captured in self._passes.values())
+        return self._recorder.num_bytes() + self._rooms.num_bytes + own
 
     def predict(self, unet: UNet, batch: Batch) -> Tensor | None:  # [B, C, H, W]
         """By a captured pass, captured now if it is the first of its bucket; None where that cannot be."""
@@ -122,8 +125,9 @@ class Graphs:
     def _capture(self, key: tuple[Any, ...], unet: UNet, batch: Batch) -> CapturedPass:
         if self.num_bytes > self._budget_bytes:
             self._passes.clear()
+            self._rooms = Rooms()
             self._recorder.forget()
-        self._passes[key] = captured = CapturedPass(unet, batch, self._recorder)
+        self._passes[key] = captured = CapturedPass(unet, batch, self._recorder, self._rooms)
         return captured
 
 
@@ -135,7 +139,8 @@ def _is_mixed(plans: list[Plan]) -> bool:
 class CapturedPass:
     """One bucket's pass, and the memory that it reads and writes."""
 
-    def __init__(self, unet: UNet, batch: Batch, recorder: Recorder) -> None:
+    def __init__(self, unet: UNet, batch: Batch, recorder: Recorder, rooms: Rooms) -> None:
+        self._rooms = rooms
         self._planned = batch.bucketed  # whose integers are there
         self._packed = batch.bucketed.packed.clone()
         self._sample = batch.sample.clone()
@@ -145,16 +150,15 @@ class CapturedPass:
         self._slots: dict[Slot, Tensor] = {}
         num_rows = len(self._planned.plans[0].rows)
         self._deep = batch.deep and replace(batch.deep, values=_roomy(batch.deep.values, num_rows))
-        self._staging = None if batch.kept_in is None else Staging(batch.kept_in, batch.format.kind)
+        self._staging = None if batch.kept_in is None else Staging(batch.kept_in, batch.format.kind, rooms)
         self._seen = _Seen()
         self._noise = torch.empty(0)
         self._replay = recorder.record(self._pass_of(unet, batch))
 
     @property
     def num_bytes(self) -> int:
-        """Of its own buffers; those of the graph are the recorder's."""
-        own = [self._packed, self._sample, *self._slots.values(), *_tensors(self._text)]
-        return sum(tensor.nbytes for tensor in own) + (self._staging.num_bytes if self._staging else 0)
+        """Of its own buffers; those of the graph are the recorder's, and rows lie in rooms that all share."""
+        return sum(tensor.nbytes for tensor in (self._packed, self._sample, *_tensors(self._text)))
 
     def predict(self, batch: Batch) -> Tensor:
         """The prediction [B, C, H, W]; what is to be kept is sent."""
@@ -173,7 +177,9 @@ class CapturedPass:
 
         def read(slot: Slot) -> Tensor:
             if slot not in self._slots:
-                self._slots[slot] = _roomy(batch.read(slot), len(listed(known, slot)))
+                rows = batch.read(slot)
+                self._slots[slot] = self._rooms.room(slot, len(listed(known, slot)), rows.shape[1], rows)
+                self._slots[slot][: len(rows)] = rows
             return self._slots[slot]
 
         reader = None if live is None else SlotReader(plans, live.places, read)

@@ -6,7 +6,8 @@ while the next step computes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from cache_store.layout import Layout
 from service.engine.recording import SCALES, planes_of
+from service.engine.rooms import Rooms
 from service.engine.writing import Target, in_range
 from sparse_ops import ops
 from sparse_ops.plan import Plan
@@ -24,16 +26,13 @@ from sparse_ops.quantise import Kind
 class Staging:
     """A `sparse_ops.context.Writer` of all images of a pass."""
 
-    def __init__(self, layout: Layout, kind: Kind | None) -> None:
+    def __init__(self, layout: Layout, kind: Kind | None, rooms: Rooms | None = None) -> None:
+        """In `rooms` there is memory that others use, too, between one pass and the next."""
+        self._rooms = rooms or Rooms()
         self._layout = layout
         self._places = planes_of(layout)
         self._kind = kind
         self._planes: dict[str, Tensor] = {}  # [rows of all images, padding included, width]
-
-    @property
-    def num_bytes(self) -> int:
-        """Of all planes."""
-        return sum(plane.nbytes for plane in self._planes.values())
 
     def rows(self, key: str, level: int, values: Tensor, positions: Positions) -> None:  # noqa: ARG002  # all of them
         """Keeps fresh rows [N, C]; nothing of what has no place."""
@@ -54,18 +53,24 @@ class Staging:
 
     def send(self, targets: Sequence[Target | None], num_images: Sequence[int], plans: Sequence[Plan]) -> None:
         """Each call's part to its draft; when its pass is enqueued."""
-        for plane, rows in self._planes.items():
-            starts = _starts(plane, plans, len(rows))
-            begin = 0
-            for target, count in zip(targets, num_images, strict=True):
-                if target and target.keeps(plane):
-                    _send(target, plane, rows[starts[begin] : starts[begin + count]].clone())
-                begin += count
+        kept = {
+            plane: rows.clone()
+            for plane, rows in self._planes.items()
+            if any(_keeps(target, plane) for target in targets)
+        }
+        with _beside(kept.values()):
+            for plane, rows in kept.items():
+                starts, begin = _starts(plane, plans, len(rows)), 0
+                for target, count in zip(targets, num_images, strict=True):
+                    if target is not None and target.keeps(plane):
+                        target.write(plane, None, rows[starts[begin] : starts[begin + count]])
+                    begin += count
 
     def _put(self, plane: str, columns: slice, values: Tensor) -> None:
         if plane not in self._planes:
             lies = self._layout[plane]
-            self._planes[plane] = values.new_zeros(len(values), lies.width, dtype=lies.dtype)
+            like = torch.empty(0, dtype=lies.dtype, device=values.device)
+            self._planes[plane] = self._rooms.room(plane, len(values), lies.width, like)
         self._planes[plane][:, columns] = in_range(values, self._planes[plane].dtype)
 
 
@@ -75,15 +80,25 @@ def _starts(plane: str, plans: Sequence[Plan], num_rows: int) -> Sequence[int]:
     return range(num_rows + 1) if kind == "statistics" else plans[int(level or 0)].rows.offsets
 
 
-def _send(target: Target, plane: str, rows: Tensor) -> None:
-    if not rows.is_cuda:
-        target.write(plane, None, rows)
+def _keeps(target: Target | None, plane: str) -> bool:
+    return target is not None and target.keeps(plane)
+
+
+@contextmanager
+def _beside(leaving: Collection[Tensor]) -> Iterator[None]:
+    """On a GPU what is done here with these tensors is on a stream of its own, after all that was enqueued so far."""
+    device = next((rows.device for rows in leaving if rows.is_cuda), None)
+    if device is None:
+        yield
         return
-    side = _outward(rows.device)
-    side.wait_stream(torch.cuda.current_stream(rows.device))
-    with torch.cuda.stream(side):
-        target.write(plane, None, rows)
-    rows.record_stream(side)
+    side = _outward(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    try:
+        with torch.cuda.stream(side):
+            yield
+    finally:
+        for rows in leaving:
+            rows.record_stream(side)
 
 
 @cache
