@@ -18,8 +18,8 @@ from service.engine.writing import Target
 from service.jobs import Stage
 from sparse_ops.buckets import bucket_of, pack, shapes_of, unpack
 from sparse_ops.context import Control
+from sparse_ops.joined import join
 from sparse_ops.plan import Plan, make_plans
-from sparse_ops.positions import Capacity, exact
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class Call:
 @lru_cache(maxsize=64)
 def plans_of(actives: tuple[Active, ...], device: torch.device) -> list[Plan]:
     """Made once for each company of jobs, all shallow or none: their masks do not change from step to step."""
-    plans = _made(actives, exact)[: _depth(actives)]
+    plans = _side_by_side(actives)[: _depth(actives)]
     return plans if device.type == "cpu" else unpack(plans, pack(plans).to(device))
 
 
@@ -96,15 +96,23 @@ class Bucketed:
 @lru_cache(maxsize=64)
 def bucketed(actives: tuple[Active, ...], device: torch.device) -> Bucketed:
     """The same, once for each company of jobs."""
-    plans = _made(actives, bucket_of(_made(actives, exact)))[: _depth(actives)]
+    own = _side_by_side(actives)
+    plans = join([own], bucket_of(own))[: _depth(actives)]
     packed = pack(plans).to(device)
     return Bucketed(unpack(plans, packed), packed, shapes_of(plans))
 
 
-def _made(actives: tuple[Active, ...], capacity: Capacity) -> list[Plan]:
-    levels = [torch.cat(level) for level in zip(*(active.levels for active in actives), strict=True)]
-    attend = [active.attend_recorded for active in actives for _ in active.levels[0]]
-    return make_plans(levels, attend, capacity)
+@lru_cache(maxsize=4)
+def _side_by_side(actives: tuple[Active, ...]) -> list[Plan]:
+    """On the host, without padding, and of all resolutions: for both of the above."""
+    parts = [_alone(active) for active in actives]
+    return join(parts) if len(parts) > 1 else parts[0]
+
+
+@lru_cache(maxsize=64)
+def _alone(active: Active) -> list[Plan]:
+    """Made once for each job, whoever it runs with: half a megabyte at 96 x 96."""
+    return make_plans(active.levels, active.attend_recorded)
 
 
 def _depth(actives: tuple[Active, ...]) -> int:
