@@ -16,6 +16,7 @@ from sparse_ops.segments import Segments
 LEAST_HEAD, MOST_HEAD = 32, 160
 KEYS_A_STEP = 64
 STEPS_A_SPLIT = 2
+MANY_QUERIES = 256  # of an image: keys are then read once for twice as many; below, more tiles fill the device better
 
 
 def serves_attention(queries: Tensor, num_heads: int) -> bool:
@@ -41,7 +42,7 @@ def attention(
     queries, keys, values = in_chunks(queries), in_chunks(keys), in_chunks(values)
     if keys.stride() != values.stride():
         keys, values = keys.contiguous(), values.contiguous()
-    kernel = attention_kernel(size, warps=8 if num_queries > 64 * images else 4)
+    kernel = attention_kernel(size, warps=8 if num_queries > MANY_QUERIES * images else 4)
     tiles = ceil(num_queries / (kernel.threads // 2))  # 16 queries a warp
     steps = ceil(len(keys) / images / KEYS_A_STEP)
     splits = choose_splits(tiles * num_heads, steps, STEPS_A_SPLIT, queries.device)

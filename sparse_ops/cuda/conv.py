@@ -18,6 +18,7 @@ from sparse_ops.segments import Segments
 
 TAPS = 9
 STEPS_A_SPLIT = 6
+LEAST_LARGE_CHANNELS = 960  # below, loads of a large tile are not hidden behind its products
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class ConvTile:
         return cls(rows, channels, depth, Kernel("conv_rows.cu", f"conv_rows_{name}", threads, shared_bytes, only))
 
 
-FEW = ConvTile.of(64, 64, 32, (2, 2), 4)
-SOME = ConvTile.of(128, 64, 32, (2, 2), 4)
-MANY = ConvTile.of(256, 64, 32, (4, 1), 4)
+SMALL = ConvTile.of(64, 64, 64, (2, 2), 3)
+MEDIUM = ConvTile.of(128, 64, 64, (4, 2), 3)
+LARGE = ConvTile.of(128, 128, 32, (2, 4), 4)
 
 
 def serves_conv3x3(rows: Tensor, weight: Tensor) -> bool:
@@ -89,8 +90,12 @@ def conv3x3(
 
 
 def choose_conv(num_rows: int, channels: int, out_channels: int, device: torch.device) -> tuple[ConvTile, int]:
-    """A tile and a number of splits of K. To be measured."""
-    many_products = num_rows > FEW.rows and num_rows * channels >= SOME.rows * 1280
-    tile = MANY if num_rows >= 16 * MANY.rows else SOME if many_products else FEW
+    """A tile, and a number of splits of K.
+
+    Measured on an H200, shape by shape (`python -m loadtests.kernels --sweep`): the best is rarely over 5 % quicker.
+    """
+    tile = SMALL if num_rows <= SMALL.rows else MEDIUM
+    if channels >= LEAST_LARGE_CHANNELS and out_channels % LARGE.channels == 0 and num_rows > 2 * LARGE.rows:
+        tile = LARGE
     num_blocks = ceil(num_rows / tile.rows) * ceil(out_channels / tile.channels)
     return tile, choose_splits(num_blocks, ceil(channels / tile.depth) * TAPS, STEPS_A_SPLIT, device)

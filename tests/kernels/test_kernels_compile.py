@@ -78,7 +78,7 @@ def check(entries):
     assert [entry for entry in entries if entry.local_bytes] == []
 
 
-@pytest.mark.parametrize("kernel", [conv.FEW.kernel, conv.SOME.kernel, conv.MANY.kernel, attention_kernel(40, 4)])
+@pytest.mark.parametrize("kernel", [conv.SMALL.kernel, conv.MEDIUM.kernel, conv.LARGE.kernel, attention_kernel(40, 4)])
 def test_of_a_file_with_many_entries_the_one_that_is_launched_is_compiled(kernel):
     assert [entry.name for entry in compile_kernel(kernel.file, "sm_90", f"-D{kernel.only}")] == [kernel.entry]
 
