@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -43,7 +44,7 @@ class Plane:
         columns = {name: slice(end - width, end) for (name, width), end in zip(widths.items(), ends, strict=True)}
         return cls(num_rows, columns, dtype, num_steps)
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Columns of all names."""
         return int(max(part.stop for part in self.columns.values()))

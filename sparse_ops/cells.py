@@ -13,6 +13,7 @@ whose rows are there take the place of the recorded ones, and the rest stays. Ce
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -35,6 +36,14 @@ def complete_cells(
     cells = places.view(height // side, side, width // side, side).transpose(1, 2).reshape(-1, side * side)
     index = (cells >= 0).all(1).nonzero().squeeze(1)
     return Cells(index, cells[index].long())
+
+
+@lru_cache(maxsize=16)  # a device is waited for where cells are looked for; here it is known which they are
+def all_cells(height: int, width: int, side: int, device: torch.device) -> Cells:
+    """Every cell of a map whose rows lie in raster order."""
+    places = torch.arange(height * width, device=device)
+    cells = places.view(height // side, side, width // side, side).transpose(1, 2).reshape(-1, side * side)
+    return Cells(torch.arange(len(cells), device=device), cells)
 
 
 def of_all(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from service.errors import InputError
 from sparse_ops import ops
-from sparse_ops.cells import complete_cells, of_all
+from sparse_ops.cells import all_cells, complete_cells, of_all
 from sparse_ops.segments import Segments
 from sparse_ops.shells import Layer, Shell, make_shells
 
@@ -117,7 +117,10 @@ class _Walk:
         return ops.conv3x3_dense(rows, size, conv.weight, _bias(conv), upsample_to=doubled)
 
     def _norm(self, rows: Tensor, norm: nn.GroupNorm) -> ops.Norm:
-        cells = complete_cells(self.places, self.cell)
+        if self.shells is None:
+            cells = all_cells(*self.places.shape, self.cell, rows.device)
+        else:
+            cells = complete_cells(self.places, self.cell)
         values = rows.index_select(0, cells.rows.flatten()).view(*cells.rows.shape, rows.shape[1])
         fresh = ops.group_norm_statistics(values, norm.num_groups)
         held = fresh if self.recorded is None else next(self.recorded).index_copy(0, cells.index, fresh)

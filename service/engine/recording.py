@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import ceil
 from typing import Literal
 
@@ -85,8 +85,7 @@ class Format:
 
     def every(self, plane: str) -> int:
         """Of so many steps in a row one keeps this plane."""
-        kind, *_ = plane.removeprefix(SCALES).partition(".")
-        return {"attention": self.attention_every, "rows": self.rows_every}.get(kind, 1)
+        return {"attention": self.attention_every, "rows": self.rows_every}.get(_kind_of(plane), 1)
 
     def place(self, plane: str, step: int) -> int:
         """Where the rows of a plane that a step reads lie among those kept."""
@@ -101,6 +100,12 @@ class Format:
     def told(self) -> bytes:
         """What a recording says of how it is kept."""
         return json.dumps(asdict(self), sort_keys=True).encode()
+
+
+@cache
+def _kind_of(plane: str) -> str:
+    """What is kept in a plane, or what its scales are of."""
+    return plane.removeprefix(SCALES).partition(".")[0]
 
 
 @lru_cache(maxsize=32)

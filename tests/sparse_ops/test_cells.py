@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparse_ops import reference as ops
-from sparse_ops.cells import complete_cells, of_all
+from sparse_ops.cells import all_cells, complete_cells, of_all
 
 
 def everywhere(height, width):
@@ -34,6 +34,13 @@ def test_a_cell_with_a_position_that_has_no_row_is_not_complete():
     cells = complete_cells(places, 2)
     assert cells.index.tolist() == [4]  # of 2 x 3 cells the middle one below
     assert cells.rows.tolist() == [[5, 6, 9, 10]]
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(12, 8, 4), (4, 6, 2), (3, 5, 1)])
+def test_where_all_rows_are_there_all_cells_are(height, width, side):
+    cells, found = all_cells(height, width, side, torch.device("cpu")), complete_cells(everywhere(height, width), side)
+    assert torch.equal(cells.index, found.index)
+    assert torch.equal(cells.rows, found.rows)
 
 
 def test_no_row_is_no_cell():
