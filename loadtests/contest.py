@@ -57,7 +57,7 @@ class Contestant:
         return {"median": round(median(self.ms), 3), "low": round(low, 3), "high": round(high, 3)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Contest:
     """Who takes part, and who does not and why."""
 
@@ -66,9 +66,13 @@ class Contest:
     contestants: dict[str, Contestant] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)  # of those left out
+    is_interrupted: bool = False  # by Ctrl-C, or `timeout --signal=INT`: nobody enters any more, and one round is run
 
     def enter(self, name: str, make: Make) -> None:
         """Makes a way and warms it up: whatever is compiled, chosen, captured or allocated once."""
+        if self.is_interrupted:
+            self.left_out[name] = "interrupted before it was made"
+            return
         begin = time.perf_counter()
         try:
             calls = make()
@@ -76,6 +80,8 @@ class Contest:
                 for step in range(1 + self.num_calls):
                     call(step)
             self._wait()
+        except KeyboardInterrupt:
+            self.is_interrupted, self.left_out[name] = True, "interrupted while it was made"
         except LeftOutError as error:
             self.left_out[name] = str(error)
         except Exception as error:  # noqa: BLE001  # one way's failure must not take the others' times with it
@@ -86,19 +92,28 @@ class Contest:
         why = f", left out: {self.left_out[name]}" if name in self.left_out else ""
         print(f"{name}: {time.perf_counter() - begin:.1f} s{why}", file=sys.stderr, flush=True)
 
-    def run(self, num_rounds: int) -> None:
-        """Round after round, of many masks the next one in each."""
+    def run(self, num_rounds: int) -> int:
+        """Round after round, of many masks the next one in each. How many there were: fewer where it is interrupted."""
         for number in range(num_rounds):
-            for contestant in self.contestants.values():
-                call = contestant.calls[number % len(contestant.calls)]
-                ms, waits = self._on_device(call) if self.device.type == "cuda" else self._on_host(call)
-                contestant.ms.append(ms / self.num_calls)
-                if waits:
-                    contestant.waiting.append(sum(wait.ms for wait in waits) / ms)
+            try:
+                self._run(number)
+            except KeyboardInterrupt:
+                self.is_interrupted = True
+            if self.is_interrupted:
+                return number + 1
+        return num_rounds
+
+    def _run(self, number: int) -> None:
+        for contestant in self.contestants.values():
+            call = contestant.calls[number % len(contestant.calls)]
+            ms, waits = self._on_device(call) if self.device.type == "cuda" else self._on_host(call)
+            contestant.ms.append(ms / self.num_calls)
+            if waits:
+                contestant.waiting.append(sum(wait.ms for wait in waits) / ms)
 
     def ms(self) -> Mapping[str, dict[str, float]]:
         """Of one call, by way."""
-        return {name: contestant.spread() for name, contestant in self.contestants.items()}
+        return {name: contestant.spread() for name, contestant in self.contestants.items() if contestant.ms}
 
     def waiting(self) -> Mapping[str, float]:
         """The part of a call that its stream stood still for rows, by way; 0 where all had come in time."""

@@ -8,6 +8,8 @@ in-painting (under our mask), all with the same steps and guidance. The first pa
 On a GPU each edit has run once before it is timed, as the first edit whose mask is of a new bucket captures its pass;
 `new` is what those first ones took, which met a bucket or did not. A service has met most after some hundred edits.
 
+Interrupted (Ctrl-C, or `timeout --signal=INT`), it tells what is whole by then: pairs, rounds of masks, of the batch.
+
 `masks`: the same ways at given masks of 5, 11, 23 and 35 % of the picture, whatever the words; there the search for
 the mask is timed alone (`detection`), and `edit, with detection` is both together. `batched`: eight edits of 5 % whose
 steps share network calls, beside the same eight one by one.
@@ -24,10 +26,11 @@ import os
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ import torch
 from loadtests.conditions import conditions, save
 from loadtests.random_model import write_random_model
 from loadtests.shapes import synthetic_mask
+from loadtests.timings import Timings, spread
 from loadtests.ways import Peers, Stopwatch, Ways
 from service.engine.graphs import CudaRecorder, Graphs
 from service.engine.masks import Mask
@@ -45,7 +49,6 @@ from service.engine.weights import find_model, load_model
 from service.postcard.model import MODEL_DIRECTORY
 from service.postcard.pairs import EditPair, load_pairs
 
-STAGES = ("encode", "detect", "denoise", "decode")
 MASK_RATIOS = (0.05, 0.11, 0.23, 0.35)
 BATCH, BATCH_RATIO = 8, 0.05
 GRAPHS_BYTES = 4 << 30  # as a service has it
@@ -101,100 +104,71 @@ def ways_of(directory: Path, device: torch.device, dtype: torch.dtype, steps: in
 
 @torch.no_grad()
 def measure(ways: Ways, plan: Plan) -> dict[str, Any]:
-    """What is printed."""
-    return {
+    """What is printed; interrupted, what is known by then."""
+    result = {
         **conditions(ways.model.device, seed=0),
         "dtype": str(ways.model.dtype).removeprefix("torch."),
         "without_kernels": ways.model.without_kernels,
         "pixels": [ways.model.defaults.height, ways.model.defaults.width],
         "steps": ways.num_steps,
-        **measure_pairs(ways, plan.pairs),
-        "masks": measure_masks(ways, plan),
-        "batched": measure_batch(ways, plan),
+        "pairs": 0,
+        "is_whole": False,
     }
+    try:
+        for known in chain(measure_pairs(ways, plan.pairs), measure_masks(ways, plan), measure_batch(ways, plan)):
+            result |= known
+    except KeyboardInterrupt:
+        print("interrupted: what was measured is told", file=sys.stderr)
+        return result
+    return result | {"is_whole": True}
 
 
-def measure_pairs(ways: Ways, pairs: Sequence[EditPair]) -> dict[str, Any]:
-    """Edits that find their own masks."""
-    told = Told()
+def measure_pairs(ways: Ways, pairs: Sequence[EditPair]) -> Iterator[dict[str, Any]]:
+    """Edits that find their own masks; told pair by pair."""
+    timings = Timings()
     for number, pair in enumerate([*pairs[:1], *pairs]):
         print(f"{number} {pair.prompt}", file=sys.stderr, flush=True)
         source = ways.record(pair.source_prompt, pair.seed)
-        told.new += ways.time_new(source, pair.prompt, None)
+        timings.new += ways.time_new(source, pair.prompt, None)
         seconds, outcome = ways.time_all(source, pair.prompt, None)
         if number:
-            told.add(seconds, outcome.receipt.seconds, outcome.receipt.edited_ratio)
-    return {"pairs": len(pairs)} | told.summary(("edit", "edit, mask given")) if pairs else {"pairs": 0}
+            timings.add(seconds, outcome.receipt.seconds, outcome.receipt.edited_ratio)
+            yield {"pairs": number} | timings.summary(("edit", "edit, mask given"))
 
 
-def measure_masks(ways: Ways, plan: Plan) -> dict[str, Any]:
-    """Edits under given masks of one source, ratio after ratio, round after round."""
-    source, told = ways.record(PROMPTS[0], seed=0), {ratio: Told() for ratio in plan.mask_ratios}
+def measure_masks(ways: Ways, plan: Plan) -> Iterator[dict[str, Any]]:
+    """Edits under given masks of one source, ratio after ratio, round after round; told round by round."""
+    source, timings = ways.record(PROMPTS[0], seed=0), {ratio: Timings() for ratio in plan.mask_ratios}
+    compared = ("edit, mask given", "edit, with detection")
     for number in range(1 + plan.repeats):
         for ratio in plan.mask_ratios:
             print(f"{number} mask of {ratio:.0%}", file=sys.stderr, flush=True)
-            told[ratio].new += ways.time_new(source, PROMPTS[1], _mask(ways, ratio, number))
+            timings[ratio].new += ways.time_new(source, PROMPTS[1], _mask(ways, ratio, number))
             seconds, outcome = ways.time_all(source, PROMPTS[1], _mask(ways, ratio, number))
             seconds["edit, with detection"] = seconds["edit, mask given"] + seconds["detection"]
             if number:
-                told[ratio].add(seconds, outcome.receipt.seconds, outcome.receipt.edited_ratio)
-    compared = ("edit, mask given", "edit, with detection")
-    return {f"{ratio:.2f}": each.summary(compared) for ratio, each in told.items()}
+                timings[ratio].add(seconds, outcome.receipt.seconds, outcome.receipt.edited_ratio)
+        if number:
+            yield {"masks": {f"{ratio:.2f}": each.summary(compared) for ratio, each in timings.items()}}
 
 
-def measure_batch(ways: Ways, plan: Plan) -> dict[str, Any]:
-    """Small edits of one source, with masks of their own, together and one by one."""
+def measure_batch(ways: Ways, plan: Plan) -> Iterator[dict[str, Any]]:
+    """Small edits of one source, with masks of their own, together and one by one; told round by round."""
     source, seconds = ways.record(PROMPTS[0], seed=0), defaultdict[str, list[float]](list)
     masks = [_mask(ways, BATCH_RATIO, number) for number in range(plan.batch)]
     jobs = [ways.given(source, PROMPTS[1 + number % (len(PROMPTS) - 1)], mask) for number, mask in enumerate(masks)]
+    edited_ratio = round(float(np.mean([mask.mean() for mask in masks])), 3)
     for number in range(1 + plan.repeats):
         print(f"{number} batch of {len(jobs)}", file=sys.stderr, flush=True)
         watch = Stopwatch(ways.model.device)
         watch.time("one by one", lambda: [ways.edit(source, job) for job in jobs])
         watch.time("together", lambda: ways.edit_together(source, jobs))
-        for name, value in watch.seconds.items() if number else ():
-            seconds[name].append(value)
-    return {
-        "edits": len(jobs),
-        "edited_ratio": round(float(np.mean([mask.mean() for mask in masks])), 3),
-        "seconds": {name: spread(values) for name, values in seconds.items()},
-        "speedup": spread(np.array(seconds["one by one"]) / np.array(seconds["together"])),
-    }
-
-
-class Told:
-    """What some edits took, way by way."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.stages: dict[str, list[float]] = defaultdict(list)
-        self.ratios: list[float] = []
-        self.new: list[float] = []  # seconds of first edits, on a GPU
-
-    def add(self, seconds: Mapping[str, float], stages: Mapping[str, float], edited_ratio: float) -> None:
-        """One edit."""
-        for name, value in seconds.items():
-            self.seconds[name].append(value)
-        for stage in STAGES:
-            self.stages[stage].append(stages.get(stage, 0.0))
-        self.ratios.append(edited_ratio)
-
-    def summary(self, compared: Sequence[str]) -> dict[str, Any]:
-        """Medians; `compared` with drawing it again, ours or diffusers', whichever is faster."""
-        dense = np.minimum(self.seconds["dense"], self.seconds["diffusers"])
-        return {
-            "edited_ratio": round(float(np.mean(self.ratios)), 3),
-            "seconds": {name: spread(values) for name, values in self.seconds.items()},
-            "stages": {name: spread(values)["median"] for name, values in self.stages.items()},
-            "speedup": {name: spread(dense / np.array(self.seconds[name])) for name in compared},
-            "new": [round(seconds, 3) for seconds in self.new],
-        }
-
-
-def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """Median and quartiles."""
-    low, median, high = (round(float(value), 3) for value in np.quantile(values, [0.25, 0.5, 0.75]))
-    return {"median": median, "low": low, "high": high}
+        if number:
+            for name, value in watch.seconds.items():
+                seconds[name].append(value)
+            speedup = spread(np.array(seconds["one by one"]) / np.array(seconds["together"]))
+            took = {name: spread(values) for name, values in seconds.items()}
+            yield {"batched": {"edits": len(jobs), "edited_ratio": edited_ratio, "seconds": took, "speedup": speedup}}
 
 
 def _mask(ways: Ways, ratio: float, seed: int) -> Mask:

@@ -45,7 +45,7 @@ part() {
   fi
   [ "$limit" -gt "$left" ] && limit=$left
   printf '\n== %s (%s s at most)\n' "$name" "$limit" | tee -a "$LOG"
-  timeout --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$LOG"
+  timeout --signal=INT --kill-after=20 "$limit" "$@" 2>&1 | tee -a "$LOG"  # programs then tell what they have
   code=${PIPESTATUS[0]}
   [ "$code" -eq 0 ] || { word="failed $code" && status=1; }
   [ "$code" -ne 124 ] && [ "$code" -ne 137 ] || word="cut off"
@@ -57,13 +57,14 @@ part card 20 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,c
 part versions 60 "$PYTHON" -c 'import torch; from loadtests.conditions import commit, versions
 print(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), "CUDA", torch.version.cuda, versions(), commit())'
 part compile 120 "$PYTHON" -m loadtests.kernels --check --device cuda "${masks[@]}"
-part tests 90 "$PYTHON" -m pytest -q -m gpu tests/kernels
+part tests 60 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider tests/kernels
+part load 60 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider tests/service/batching
+part edit-sd2.1 150 "$PYTHON" -m loadtests.edit --device cuda --model random --steps 30 --store-gib 24 --repeats 2 --save "$OUT"
+part unet 140 "$PYTHON" -m loadtests.unet --device cuda "${masks[@]}" --without sparse dense host --save "$OUT"
 part sanitize 80 bash loadtests/sanitize.sh
 part kernels 60 "$PYTHON" -m loadtests.kernels --device cuda "${masks[@]}" --save "$OUT"
-part unet 200 "$PYTHON" -m loadtests.unet --device cuda "${masks[@]}" --save "$OUT" ||
-  part unet-again 80 "$PYTHON" -m loadtests.unet --device cuda "${masks[@]}" --without compile --save "$OUT"
 part edit 60 "$PYTHON" -m loadtests.edit --device cuda --pairs 6 --repeats 2 --save "$OUT"
-part edit-sd2.1 90 "$PYTHON" -m loadtests.edit --device cuda --model random --steps 20 --store-gib 32 --repeats 2 --save "$OUT"
+part overload 50 "$PYTHON" -m loadtests.overload --seconds 20 --capacity-seconds 10
 if [ $((DEADLINE - SECONDS)) -gt 60 ]; then
   part sdxl 150 "$PYTHON" -m loadtests.unet --device cuda --model sdxl --size 1024 "${masks[@]}" --margins 0 \
     --without compile --rounds 5 --save "$OUT"

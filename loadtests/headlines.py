@@ -33,7 +33,7 @@ def lines_of(result: Mapping[str, Any]) -> Iterator[str]:
         yield from _of_unet(result)
     elif "peaks" in result:
         yield from _of_kernels(result)
-    elif "batched" in result:
+    elif "is_whole" in result or "batched" in result:
         yield from _of_edit(result)
 
 
@@ -63,11 +63,11 @@ def _of_kernels(result: Mapping[str, Any]) -> Iterator[str]:
 def _of_edit(result: Mapping[str, Any]) -> Iterator[str]:
     for name, spread in result.get("speedup", {}).items():
         yield f"{name} ({result['edited_ratio']:.0%}): {spread['median']:.2f}x drawing it again"
-    for ratio, told in result["masks"].items():
+    for ratio, told in result.get("masks", {}).items():
         factors = "".join(f"  {name}: {spread['median']:.2f}x" for name, spread in told["speedup"].items())
         yield f"mask {ratio}:{factors} drawing it again"
-    batched = result["batched"]
-    yield f"{batched['edits']} edits together: {batched['speedup']['median']:.2f}x one by one"
+    if batched := result.get("batched"):
+        yield f"{batched['edits']} edits together: {batched['speedup']['median']:.2f}x one by one"
 
 
 if __name__ == "__main__":

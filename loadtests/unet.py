@@ -9,7 +9,8 @@ checked: dense is diffusers' prediction, sparse is the recorded one, bit for bit
 
 `ms` is of one call: the median over rounds, and quartiles. `ratios` says by which factor our sparse call (`ratios_of`:
 margin 0, rows on the device, captured where that can be) is faster than each other way. What did not take part is in
-`left_out`, with the reason. Masks of a packed file are sampled, and each round takes the next one.
+`left_out`, with the reason; interrupted, it tells what was measured by then. Masks of a packed file are sampled, and
+each round takes the next one.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def measure(given: Settings, masks: Mapping[str, Tensor], recorder: Recorder | N
         contest.left_out.update({way: "passes are captured on a GPU" for way in given.ways if way.endswith("graphs")})
     for name, make in _ways(given, theirs, passes, masks, graphs):
         contest.enter(name, make)
-    contest.run(given.num_rounds)
+    num_rounds = contest.run(given.num_rounds)
     return {
         **under,
         "clocks_after": clocks() if given.device.type == "cuda" else None,
@@ -119,7 +120,7 @@ def measure(given: Settings, masks: Mapping[str, Tensor], recorder: Recorder | N
         "dtype": str(given.dtype).removeprefix("torch."),
         "peers": settings(given.compile_mode),
         "calls": given.num_calls,
-        "rounds": given.num_rounds,
+        "rounds": num_rounds,
         "masks": _described(masks, given.margins),
         **_results(contest, list(masks), given.margins[0]),
     }
@@ -132,9 +133,10 @@ def _ways(
     masks: Mapping[str, Tensor],
     graphs: Graphs | None,
 ) -> Iterator[tuple[str, Make]]:
-    """All that are asked for, by name."""
-    for name, peer in peers(given.compile_mode).items():
-        if name in given.ways:
+    """All that are asked for, by name; last the one that takes a minute to be made."""
+    others = peers(given.compile_mode)
+    for name, peer in others.items():
+        if name in given.ways and name != "compile":
             yield name, partial(_alone, peer, theirs, passes.inputs)
     captured = {"": None} if graphs is None else {"": None, " graphs": graphs}  # an empty one is false
     for suffix, by in captured.items():
@@ -146,6 +148,8 @@ def _ways(
                 is_asked = f"{tier}{suffix}" in given.ways and (tier == "sparse" or margin == given.margins[0])
                 if is_asked:
                     yield _way(tier, suffix, name, margin), partial(_sparse, passes, wide, by, from_host=tier == "host")
+    if "compile" in given.ways:
+        yield "compile", partial(_alone, others["compile"], theirs, passes.inputs)
 
 
 def _way(tier: str, suffix: str, mask: str, margin: int) -> str:

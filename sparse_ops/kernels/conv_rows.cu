@@ -25,7 +25,7 @@
 // of one K step of one block, a fifth of A from L2, the rest from L1; the largest number is the bound:
 //
 //     tile           multiply   shared memory   L2 (all SMs busy)    multiply-adds a byte of L2
-//     64x64x32             98             192                 207                            27
+//     64x64x32             98             192                 207                            27  (BK 64: twice)
 //     96x64x32            147             240                 224                            37
 //     128x64x32           196             288                 242                            46
 //     128x128x32          392             512                 414                            53
@@ -37,8 +37,11 @@
 // published masks a tile reads .14 to .23 distinct rows per gathered row when the plan sorts rows by 8 x 8 blocks, .16
 // to .32 in raster order, .32 to .94 in random order. The weights, 18 C Cout bytes, come from DRAM once (59 MB at 2560
 // -> 1280: 14.5 us, twice what its 4.5 GFLOP take) and from L2 ceil(N / BM) times, which is why few rows want BM = 128
-// even when half of it is empty, and many want 256. 96x64x32 is for 65 to 96 rows, where a quarter to a half of a tile
-// of 128 is empty.
+// even when half of it is empty.
+//
+// What an H200 said, shape by shape, of masks of 5 and 15 %: a step of 64 channels beats one of 32 (half the barriers for
+// as many products), so 64x64x64 and 128x64x64 are used, and 128x128x32 where many rows meet many channels; two blocks of
+// each multiprocessor are best, splits counted. 96x64x32 and 256x64x32 were best nowhere. Of 30 % nothing is known yet.
 //
 // Few rows: N = 76 to 768 make 20 to 60 tiles for 132 SMs, so K is split over gridDim.z. Each split writes its fp32
 // part, in thread order (16 bytes a lane, no guard), and the last to arrive at the tile's counter adds all parts in

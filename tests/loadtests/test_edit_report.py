@@ -30,7 +30,7 @@ def ways():
 
 
 def test_each_way_is_timed_and_compared(ways):
-    result = edit.measure_pairs(ways, [PAIR])
+    (result,) = edit.measure_pairs(ways, [PAIR])
     assert set(result["seconds"]) == {"edit", *WAYS}
     assert result["pairs"] == 1
     assert 0 < result["edited_ratio"] < 0.5
@@ -39,7 +39,8 @@ def test_each_way_is_timed_and_compared(ways):
 
 
 def test_given_masks_are_as_large_as_they_should_be(ways):
-    told = edit.measure_masks(ways, edit.Plan([], (0.11,), repeats=1))["0.11"]
+    (result,) = edit.measure_masks(ways, edit.Plan([], (0.11,), repeats=1))
+    told = result["masks"]["0.11"]
     assert told["edited_ratio"] == pytest.approx(0.11, abs=0.005)
     assert set(told["seconds"]) == {*WAYS, "detection", "edit, with detection"}
     assert told["stages"]["detect"] == 0
@@ -58,10 +59,26 @@ def test_edits_together_are_the_same_edits(ways):
 
 
 def test_a_batch_is_compared_with_one_by_one(ways):
-    result = edit.measure_batch(ways, edit.Plan([], batch=2, repeats=1))
+    (told,) = edit.measure_batch(ways, edit.Plan([], batch=2, repeats=1))
+    result = told["batched"]
     assert result["edits"] == 2
     assert result["edited_ratio"] == pytest.approx(0.05, abs=0.005)
     assert set(result["seconds"]) == {"one by one", "together"}
+
+
+def test_interrupted_it_tells_what_is_whole(ways, monkeypatch):
+    edit_together = type(ways).edit_together
+
+    def interrupted(self, source, jobs):
+        if len(jobs) > 1:
+            raise KeyboardInterrupt
+        return edit_together(self, source, jobs)
+
+    monkeypatch.setattr(type(ways), "edit_together", interrupted)
+    result = edit.measure(ways, edit.Plan([], (0.11,), batch=2, repeats=1))
+    assert "0.11" in result["masks"]
+    assert "batched" not in result
+    assert not result["is_whole"]
 
 
 def test_random_weights_of_any_size_are_a_model(tmp_path):
@@ -70,6 +87,7 @@ def test_random_weights_of_any_size_are_a_model(tmp_path):
     result = edit.measure(ways, edit.Plan([], (0.23,), batch=1, repeats=1))
     assert json.loads(json.dumps(result))["pixels"] == [64, 64]
     assert result["pairs"] == 0
+    assert result["is_whole"]
     assert set(result["masks"]["0.23"]["seconds"]) >= WAYS
     assert {"machine", "versions", "commit", "date", "seed"} <= set(result)
 

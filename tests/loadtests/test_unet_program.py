@@ -96,6 +96,35 @@ def test_one_that_fails_leaves_the_others():
     assert list(contest.contestants) == ["works"]
 
 
+def test_interrupted_it_tells_what_was_measured():
+    calls = []
+
+    def interrupted(step):
+        calls.append(step)
+        if len(calls) > 4:  # two to warm up, two of the first round
+            raise KeyboardInterrupt
+
+    contest = Contest(CPU, num_calls=1)
+    contest.enter("first", lambda: [lambda _: None])
+    contest.enter("second", lambda: [interrupted])
+    assert contest.run(num_rounds=5) == 2
+    assert set(contest.ms()) == {"first", "second"}
+    assert len(contest.contestants["second"].ms) == 1
+
+
+def test_after_an_interrupted_one_nobody_is_made():
+    def make():
+        raise KeyboardInterrupt
+
+    contest = Contest(CPU, num_calls=1)
+    contest.enter("first", lambda: [lambda _: None])
+    contest.enter("slow", make)
+    contest.enter("late", lambda: [lambda _: None])
+    assert contest.run(num_rounds=5) == 1
+    assert list(contest.ms()) == ["first"]
+    assert set(contest.left_out) == {"slow", "late"}
+
+
 def test_both_networks_are_one():
     theirs, ours = both(TINY, torch.float32, CPU, seed=0)
     inputs = Inputs.random(ours.cfg, 16, torch.float32, CPU, seed=0)
