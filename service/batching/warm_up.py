@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import product
 
 from PIL import Image
 
@@ -17,7 +18,8 @@ from service.jobs import EditJob, Event, Failed, GenerateJob, Job, Receipt, Samp
 
 log = logging.getLogger(__name__)
 
-RATIOS = (0.05, 0.11, 0.23, 0.35)  # of a picture: a small edit, and three quarters of those that people make
+RATIOS = tuple(0.05 * 1.25**rung for rung in range(10))  # of a picture: one for each rung of a bucket's rows
+PIECES = (1, 4)  # squares along an edge, together of that ratio: whole regions and ragged ones
 STORE_BYTES = 4 << 30
 STEPS = SamplingRequest(num_inference_steps=5)  # those that record cross-attention, and those that do not
 
@@ -25,14 +27,15 @@ STEPS = SamplingRequest(num_inference_steps=5)  # those that record cross-attent
 def warm_up(model: Model, predict: Predict) -> None:
     """Draws a picture, and edits it in small and large regions and by its words, by jobs like any others.
 
-    A failure is logged: it would meet every job, too.
+    These regions are of the buckets of four fifths of the published masks; the passes of others are captured when they
+    come. A failure is logged: it would meet every job, too.
     """
     begin = time.perf_counter()
     store = Store(STORE_BYTES, pinned=model.device.type == "cuda")
     with closing(store):
         *events, receipt = _run(model, store, GenerateJob("warm", STEPS), predict)
         if isinstance(receipt, Receipt):
-            jobs = [_edit(model, receipt.image_id, ratio) for ratio in RATIOS]
+            jobs = [_edit(model, receipt.image_id, ratio, pieces) for ratio in RATIOS for pieces in PIECES]
             for job in [*jobs, EditJob("warmer", receipt.image_id)]:
                 events += _run(model, store, job, predict)
     for event in [*events, receipt]:
@@ -42,11 +45,13 @@ def warm_up(model: Model, predict: Predict) -> None:
     log.info("warmed up in %.1f s", time.perf_counter() - begin)
 
 
-def _edit(model: Model, image_id: str, ratio: float) -> EditJob:
-    """An edit of a square of this part of the picture."""
+def _edit(model: Model, image_id: str, ratio: float, pieces: int) -> EditJob:
+    """An edit of this part of the picture, in so many squares along each edge."""
     width, height = model.defaults.width, model.defaults.height
-    mask, share = Image.new("L", (width, height)), ratio**0.5
-    mask.paste(255, (0, 0, round(width * share), round(height * share)))
+    mask, across, down, share = Image.new("L", (width, height)), width / pieces, height / pieces, ratio**0.5
+    for left, top in product(range(pieces), repeat=2):
+        begin = round(left * across), round(top * down)
+        mask.paste(255, (*begin, round((left + share) * across), round((top + share) * down)))
     return EditJob("warmer", image_id, edit_mask=mask, mask_mode="given")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.batching.warm_up import RATIOS, warm_up
+from service.batching.warm_up import PIECES, RATIOS, warm_up
 from service.engine.predict import predict
 from service.engine.weights import load_model
 
@@ -24,9 +24,10 @@ def test_dense_and_sparse_passes_are_made(postcard, caplog):
     warm_up(postcard, watching)
     assert caplog.records == []  # a failure is an error in the log
     assert ratios[:5] == [1] * 5  # the picture
-    given = ratios[5 : 5 + 5 * len(RATIOS)]
-    assert given == pytest.approx([ratio for ratio in RATIOS for _ in range(5)], abs=0.05)  # whole positions of 32
-    assert len(ratios) > 5 + 5 * len(RATIOS)  # and an edit by its words
+    asked = [ratio for ratio in RATIOS for _ in PIECES for _ in range(5)]
+    given = ratios[5 : 5 + len(asked)]
+    assert given == pytest.approx(asked, abs=0.1)  # whole positions, of 8 to a square
+    assert len(ratios) > 5 + len(asked)  # and an edit by its words
 
 
 def test_a_failure_is_logged_and_stops_nothing(postcard, caplog):
