@@ -76,7 +76,7 @@ class Rows:
         self.readers: WeakSet[Activations] = WeakSet()  # other recordings': while there are any, these must stay
         self.uses = Uses(1, 0.0)
         self.seconds_saved = seconds_saved
-        self._in_flight: torch.cuda.Event | None = None
+        self._in_flight: dict[int, torch.cuda.Event] = {}  # the last write of each stream
 
     @property
     def in_reach(self) -> bool:
@@ -132,13 +132,13 @@ class Rows:
             raise ValueError(f"rows of column {column!r} of {plane!r} must be {shape}, got {tuple(rows.shape)}")
         self.array(step, plane)[:, part].copy_(rows, non_blocking=column is None)
         if rows.is_cuda:
-            self._in_flight = torch.cuda.current_stream(rows.device).record_event()
+            stream = torch.cuda.current_stream(rows.device)
+            self._in_flight[stream.cuda_stream] = stream.record_event()
 
     def settle(self) -> None:
         """Waits until everything written is there: before somebody reads it, or its memory is another's."""
-        if self._in_flight is not None:
-            self._in_flight.synchronize()
-            self._in_flight = None
+        while self._in_flight:
+            self._in_flight.popitem()[1].synchronize()
 
     def array(self, step: int, plane: str) -> Tensor:
         """Rows [rows kept, width] of one step and plane, as they lie in the fastest tier: not to be written to.

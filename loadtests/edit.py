@@ -7,6 +7,7 @@ in-painting (under our mask), all with the same steps and guidance. The first pa
 
 On a GPU each edit has run once before it is timed, as the first edit whose mask is of a new bucket captures its pass;
 `new` is what those first ones took, which met a bucket or did not. A service has met most after some hundred edits.
+For its receipt an edit here embeds both prompts; a service knows the source's, which is 12 ms less.
 
 Interrupted (Ctrl-C, or `timeout --signal=INT`), it tells what is whole by then: pairs, rounds of masks, of the batch.
 
@@ -129,7 +130,8 @@ def measure_pairs(ways: Ways, pairs: Sequence[EditPair]) -> Iterator[dict[str, A
     for number, pair in enumerate([*pairs[:1], *pairs]):
         print(f"{number} {pair.prompt}", file=sys.stderr, flush=True)
         source = ways.record(pair.source_prompt, pair.seed)
-        timings.new += ways.time_new(source, pair.prompt, None)
+        new = ways.time_new(source, pair.prompt, None)
+        timings.new += new if number > 1 else []  # the first pair was there before
         seconds, outcome = ways.time_all(source, pair.prompt, None)
         if number:
             timings.add(seconds, outcome.receipt.seconds, outcome.receipt.edited_ratio)
@@ -143,7 +145,8 @@ def measure_masks(ways: Ways, plan: Plan) -> Iterator[dict[str, Any]]:
     for number in range(1 + plan.repeats):
         for ratio in plan.mask_ratios:
             print(f"{number} mask of {ratio:.0%}", file=sys.stderr, flush=True)
-            timings[ratio].new += ways.time_new(source, PROMPTS[1], _mask(ways, ratio, number))
+            new = ways.time_new(source, PROMPTS[1], _mask(ways, ratio, number))
+            timings[ratio].new += new if number else []
             seconds, outcome = ways.time_all(source, PROMPTS[1], _mask(ways, ratio, number))
             seconds["edit, with detection"] = seconds["edit, mask given"] + seconds["detection"]
             if number:

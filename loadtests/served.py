@@ -10,13 +10,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import BinaryIO
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 READY_SECONDS = 120.0  # a model is loaded in much less
 POLL_SECONDS = 0.1
+LOG_BYTES = 4000  # of its end, in a note
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def served(**settings: str) -> Iterator[str]:
     port = _free_port()
     environment = os.environ | {f"RETOUCH_{name.upper()}": value for name, value in settings.items()}
     command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port)]
-    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, env=environment, stderr=log) as process:  # noqa: S603  # our own words
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, env=environment, stderr=log) as process:  # noqa: S603  # our own words
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_ready(url, process)
@@ -61,9 +62,10 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("the service did not come up")
 
 
-def _end_of(log: TextIO) -> str:
-    log.seek(0)
-    return log.read()[-4000:]
+def _end_of(log: BinaryIO) -> str:
+    """Read where it lies: the service, which may live, goes on writing at the place that both share."""
+    size = os.fstat(log.fileno()).st_size
+    return os.pread(log.fileno(), LOG_BYTES, max(0, size - LOG_BYTES)).decode(errors="replace")
 
 
 def _free_port() -> int:

@@ -80,6 +80,8 @@ def _fits(bucket: Bucket, plan: Plan, level: int) -> bool:
     if plan.dense:
         return True
     counts: dict[List, int] = {"rows": len(plan.rows), "halo": len(plan.halo)}
+    if plan.down is not None:
+        counts["reached"] = len(plan.down.neighbors)
     return all(count <= bucket(what, level, count) for what, count in counts.items())
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparse_ops.plan import Downward, Keys, Plan
-from sparse_ops.positions import Capacity, Positions, exact
+from sparse_ops.positions import Capacity, Positions, check_room, exact
 from sparse_ops.segments import Segments
 from sparse_ops.tables import table, upsample
 
@@ -31,7 +31,8 @@ def join(parts: Sequence[Sequence[Plan]], capacity: Capacity = exact) -> list[Pl
     """What `make_plans` makes of the parts' images one after another, integer for integer, in a third of the time.
 
     A part is the plans of some images without padding, as `make_plans` or `join` made them, on the host. A resolution
-    may be dense in some parts only. ValueError where parts are padded, or their resolutions differ.
+    may be dense in some parts only. ValueError where parts are padded, their resolutions differ, or `capacity` is too
+    short for a list.
     """
     _check(parts)
     dense = [all(plan.dense for plan in plans) for plans in zip(*parts, strict=True)]
@@ -156,6 +157,7 @@ def _shifted(lists: Sequence[Tensor], by: Sequence[int], length: int, padding: i
 
 def _room(parts: Sequence[Tensor], length: int, padding: int) -> tuple[Tensor, list[tuple[Integers, Integers]]]:
     """Room for all parts' integers [N, ...] with padding behind them; those of each part, and its room."""
+    check_room(sum(map(len, parts)), length)
     room = np.empty((length, *parts[0].shape[1:]), np.int32)
     pairs, end = [], 0
     for given in (part.numpy() for part in parts):

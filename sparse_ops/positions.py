@@ -55,6 +55,13 @@ class Positions(Segments):
         return self.locals[image]
 
 
+def check_room(count: int, length: int) -> None:
+    """ValueError where a list would be cut off."""
+    if count > length:
+        raise ValueError(f"capacity must leave room for what there is: a list of {count} was given {length}")
+
+
 def padded(rows: Tensor, length: int, value: int) -> Tensor:
-    """So many rows of a list, those behind its end of this value."""
+    """So many rows of a list, those behind its end of this value. ValueError where it is longer."""
+    check_room(len(rows), length)
     return F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, length - len(rows)), value=value)

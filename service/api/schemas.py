@@ -146,7 +146,9 @@ class EditRequest(SamplingFields):
     margin: Positions | None = Field(None, description="Latent positions computed beyond the mask, not kept")
     paste_margin: Positions | None = Field(None, description="Latent positions pasted beyond the mask")
     decoding: Decoding | None = Field(
-        None, description="By default `rows`, what changes only, with colours about a level off; `dense`: exact"
+        None,
+        description="`dense`: all, exact. By default `rows`: only what changes, with colours about a level off, where "
+        "that is quicker (on a GPU it never is)",
     )
     deep_every: Steps | None = Field(
         None,

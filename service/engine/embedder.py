@@ -9,12 +9,14 @@ spaces of their own. A receipt's similarity is by the maker that finds sources h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
-from service.engine.sentence import FETCHED, FIELD, Sentence, Usage, Vector
+from service.engine.sentence import FETCHED, FIELD, NUM_KEPT, Sentence, Usage, Vector
 from service.engine.text import embedding
 from service.engine.weights import Model, find_model
 
@@ -30,15 +32,24 @@ class Embedder(Protocol):
         """What a prompt means, not to be written to; `model` is the one that draws."""
 
 
+def _embed(model: Model, prompt: str) -> Vector:
+    vector = embedding(model, prompt).copy()  # of it alone: the rest of the text's memory may go
+    vector.flags.writeable = False
+    return vector
+
+
 @dataclass(frozen=True)
 class Pooled:
     """The drawing model's own pooled text. A space is of one model, so the name need not tell which."""
 
     name: str = "pooled"
+    _kept: Callable[[Model, str], Vector] = field(
+        default_factory=lambda: lru_cache(NUM_KEPT)(_embed), init=False, repr=False, compare=False
+    )
 
     def embed(self, model: Model, prompt: str) -> Vector:
         """As in `Embedder`."""
-        return embedding(model, prompt)
+        return self._kept(model, prompt)
 
 
 def open_embedder(source: str) -> Embedder:

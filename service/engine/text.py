@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -86,15 +85,12 @@ def read_branches(model: Model, prompt: str, sampling: Sampling) -> ReadText:
     return model.unet.read(text.embeds, text.added)
 
 
-@lru_cache(maxsize=1024)  # of a source it is asked at each edit, and the text encoders take 12 ms on a GPU
-def embedding(model: Model, prompt: str) -> NDArray[np.float32]:  # [D], not to be written to
+def embedding(model: Model, prompt: str) -> NDArray[np.float32]:  # [D]
     """What a prompt means, as the model has it: XL's pooled text, else the hidden state of the end token."""
     text = encode(model, (prompt,), 0, 0)
     end = Tokens.of(model, prompt).ids.index(model.tokenizers[0].eos_token_id)
     vector = text.embeds[0, end] if text.pooled is None else text.pooled[0]
-    kept: NDArray[np.float32] = vector.float().cpu().numpy().copy()
-    kept.flags.writeable = False
-    return kept
+    return vector.float().cpu().numpy()
 
 
 def _tokenize(tokenizer: Any, prompts: str | list[str]) -> Any:

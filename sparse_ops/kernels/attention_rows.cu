@@ -21,7 +21,7 @@
 //
 // What bounds it: a step is 16 * WARPS * 64 * D * 2 multiply-adds for 256 D bytes of K and V from L2: 32 a byte with 4
 // warps, 64 with 8. Two images at 5 % of 96 x 96, five heads of 64: 9.06 GFLOP are 18 us of tensor cores; 64 queries a
-// block draw 141 MB from L2, 26 us; 128 queries half of that. Take 8 warps wherever an image has more than 64 rows. 384
+// block draw 141 MB from L2, 26 us; 128 queries half of that. An H200 wants 8 warps where an image has more than 256 rows. 384
 // rows are 3 or 6 tiles an image, so keys are split to fill the SMs; the last block of a tile to arrive joins the parts
 // in split order (the same bits every run; the counter returns to zero).
 //

@@ -17,15 +17,15 @@
 // One thread: copies 16-byte chunks of A (its rows' neighbours, from a table in shared memory) and B (its output
 // channels) into a ring of STAGES stages; each warp multiplies WM x WN with ldmatrix and mma.sync m16n8k16. One barrier
 // a step. Both tiles are [rows or output channels][BK], K fastest, which is how ldmatrix wants either side of the
-// product: no transpose, one swizzle, no padding. Of the weights a step reads BK * 2 = 64 contiguous bytes of each
-// output channel: two whole sectors of L2, and the other half of the line (L2::128B brings it from DRAM along) is the
-// same tap nine steps later. BK = 64 reads whole lines.
+// product: no transpose, one swizzle, no padding. Of the weights a step reads BK * 2 contiguous bytes of each output
+// channel: with BK = 64 whole lines of L2, with 32 two whole sectors, and the other half of the line (L2::128B brings it
+// from DRAM along) is the same tap nine steps later.
 //
 // What bounds it (H200: 620 TFLOP/s by mma.sync, 5.5 TB/s from L2, 128 bytes a clock of shared memory and SM). Clocks
-// of one K step of one block, a fifth of A from L2, the rest from L1; the largest number is the bound:
+// of one K step of one block (of BK = 64 twice as many), a fifth of A from L2, the rest from L1; the largest is the bound:
 //
 //     tile           multiply   shared memory   L2 (all SMs busy)    multiply-adds a byte of L2
-//     64x64x32             98             192                 207                            27  (BK 64: twice)
+//     64x64x32             98             192                 207                            27
 //     96x64x32            147             240                 224                            37
 //     128x64x32           196             288                 242                            46
 //     128x128x32          392             512                 414                            53
@@ -36,8 +36,7 @@
 // registers. Without L1 hits the L2 column is 345, 431, 518, 690, 690, 862. The order of the rows decides: on the
 // published masks a tile reads .14 to .23 distinct rows per gathered row when the plan sorts rows by 8 x 8 blocks, .16
 // to .32 in raster order, .32 to .94 in random order. The weights, 18 C Cout bytes, come from DRAM once (59 MB at 2560
-// -> 1280: 14.5 us, twice what its 4.5 GFLOP take) and from L2 ceil(N / BM) times, which is why few rows want BM = 128
-// even when half of it is empty.
+// -> 1280: 14.5 us, twice what its 4.5 GFLOP take) and from L2 ceil(N / BM) times.
 //
 // What an H200 said, shape by shape, of masks of 5 and 15 %: a step of 64 channels beats one of 32 (half the barriers for
 // as many products), so 64x64x64 and 128x64x64 are used, and 128x128x32 where many rows meet many channels; two blocks of

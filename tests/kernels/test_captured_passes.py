@@ -25,6 +25,7 @@ from service.engine.graphs import Graphs
 from service.engine.maps import KeepMaps, Words
 from service.engine.predict import predict
 from service.engine.recording import Format, columns_of, kept_positions, layout_of
+from service.engine.rooms import Rooms
 from service.engine.unet import UNet, UNetConfig
 from service.engine.writing import Target
 from sparse_ops import launch, ops
@@ -256,6 +257,52 @@ def test_passes_leave_when_their_memory_is_needed(unet):
         predict(unet, [call(unet, 0, form) for _ in range(count)], graphs)
         assert len(graphs) == 1
         assert recorder.bytes == 1000
+
+
+def test_what_passes_read_from_is_counted_and_leaves_with_them(unet):
+    form, store, recorder = FORMATS["inputs"], Store(1 << 30), TapeRecorder()
+    source, where = record(unet, store, "source", form), active(mask((2, 3)))
+
+    def predicted(graphs, num_jobs):
+        calls = [call(unet, 0, form, where, feed(source, where, form).step(0)) for _ in range(num_jobs)]
+        predict(unet, calls, graphs)
+        return sum(one.num_bytes_read for one in calls)
+
+    unbounded = Graphs(TapeRecorder(), 1 << 30)
+    num_read = predicted(unbounded, 8)
+    assert unbounded.num_bytes > num_read
+    graphs = Graphs(recorder, num_read // 2)
+    predicted(graphs, 8)  # beyond what may be held
+    predicted(graphs, 1)
+    assert len(graphs) == 1
+    assert graphs.num_bytes < num_read // 2
+    predicted(graphs, 2)
+    assert len(graphs) == 2  # what the eight had is not held against others
+
+
+@pytest.mark.parametrize("name", ["inputs", "keys and values", "int8"])
+def test_what_lies_in_shared_memory_is_read_by_nobody(unet, name, monkeypatch):
+    """Passes of several sizes and companies share it, and padding is what another left: here a NaN."""
+
+    def room(self, use, num_rows, width, like):
+        made = right(self, use, num_rows, width, like)
+        made.view(torch.uint8).fill_(0xFF)  # a NaN in each type
+        rooms.append(made)
+        return made
+
+    right, rooms = Rooms.room, []
+    monkeypatch.setattr(Rooms, "room", room)
+    form, store, graphs = FORMATS[name], Store(1 << 30), Graphs(TapeRecorder(), 1 << 30)
+    source = record(unet, store, "source", form)
+    masks = [active(mask(*where)) for where in ([(2, 3)], [(0, 0), (6, 5)], [(0, 0), (0, 3), (3, 0), (5, 5)])]
+    for company in ([0], [1, 2], [2], [0, 1, 2], [0], [2, 1], [1], [2, 0, 1]):
+        for made in rooms:
+            made.view(torch.uint8).fill_(0xFF)
+        calls = [
+            [call(unet, job, form, masks[job], feed(source, masks[job], form).step(0)) for job in company] for _ in "ab"
+        ]
+        for captured, plain in zip(predict(unet, calls[0], graphs), predict(unet, calls[1]), strict=True):
+            torch.testing.assert_close(captured, plain, atol=4e-3, rtol=4e-3)
 
 
 def test_what_needs_the_host_is_not_captured(unet, monkeypatch, caplog):

@@ -46,6 +46,30 @@ def test_whatever_the_mask_it_fits():
     assert all(len(plan.rows) >= plan.rows.offsets[-1] for plan in padded)
 
 
+@pytest.mark.parametrize("size", [32, 64, 96])
+@pytest.mark.parametrize("num_dense", [0, 1, 2])
+def test_each_list_has_room_for_what_there_is(size, num_dense):
+    """Low rows that are reached, too: where resolutions below are dense, or a scattered mask makes them complete."""
+    blocks = (1,) * (4 - num_dense) + (None,) * num_dense
+    scattered = (torch.arange(size)[:, None] % 5 == 0) & (torch.arange(size) % 5 == 0)
+    masks = [scattered, *(synthetic_mask(size, ratio, seed) for ratio in (0.02, 0.1, 0.3) for seed in range(3))]
+    for mask in masks:
+        levels = active_positions(mask.expand(2, -1, -1), 4, blocks)
+        plans = make_plans(levels)
+        for own, padded in zip(plans, make_plans(levels, capacity=bucket_of(plans)), strict=True):
+            for name in ("rows", "rest", "attended", "halo", "keys"):
+                assert len(getattr(padded, name)) >= getattr(own, name).offsets[-1]
+            if own.down is not None:
+                assert len(padded.down.neighbors) >= len(own.down.neighbors)
+                assert len(padded.down.fill) >= len(own.down.fill)
+
+
+def test_a_capacity_that_cuts_a_list_off_is_refused():
+    levels = active(synthetic_mask(32, 0.2)[None])
+    with pytest.raises(ValueError, match=r"capacity must leave room for what there is: a list of \d+ was given 5"):
+        make_plans(levels, capacity=lambda what, _, count: 5 if what == "reached" else count)
+
+
 def test_nothing_stays_nothing():
     assert Bucket(64, 1.0, 2, (128, 32))("rows", 0, 0) == 0
     assert Bucket(64, 1.0, 2, (128, 32))("fill", 0, 0) == 0

@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from service.engine.codec import bounding_box, paste, to_png
 
@@ -55,6 +56,28 @@ def test_an_empty_mask_is_the_source_and_a_full_one_the_edit(pictures):
     source, edited = pictures
     assert np.array_equal(paste(source, edited, np.zeros((8, 6), bool), 1), source)
     assert np.array_equal(paste(source, edited, np.ones((8, 6), bool), 1), edited)
+
+
+def blended(source, edited, edit_mask, paste_margin):
+    """The rule, by a distance transform of all pixels."""
+    scale = len(source) // len(edit_mask)
+    inside = np.kron(edit_mask, np.ones((scale, scale), bool))
+    distance = ndimage.distance_transform_cdt(~inside, "chessboard")
+    weight = np.clip(1 - (distance - 0.5) / max(1, paste_margin * scale), 0, 1)
+    weight[distance > paste_margin * scale] = 0
+    return (source + weight[..., None] * (edited.astype(float) - source)).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("paste_margin", [0, 1, 2, 6])
+@pytest.mark.parametrize(("height", "width", "scale"), [(8, 8, 8), (5, 9, 4), (12, 7, 1), (1, 6, 8)])
+def test_it_blends_by_the_distance_to_the_mask(height, width, scale, paste_margin):
+    rng = np.random.default_rng(height)
+    source, edited = rng.integers(0, 256, (2, height * scale, width * scale, 3), dtype=np.uint8)
+    for part in (0.03, 0.1, 0.4):
+        edit_mask = rng.random((height, width)) < part
+        edit_mask[0, rng.integers(width)] = True
+        pasted = paste(source, edited, edit_mask, paste_margin)
+        assert np.array_equal(pasted, blended(source, edited, edit_mask, paste_margin))
 
 
 def test_the_largest_margins_take_no_more_memory_than_small_ones(pictures):
