@@ -34,7 +34,7 @@ def served(**settings: str) -> Iterator[str]:
             url = f"http://127.0.0.1:{port}"
             _wait_ready(url, process)
             yield url
-        except Exception as error:
+        except Exception as error:  # whatever it is, what the service said belongs to it
             error.add_note(f"the service's log ends so:\n{_end_of(log)}")
             raise
         finally:

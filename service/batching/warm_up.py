@@ -27,15 +27,17 @@ STEPS = SamplingRequest(num_inference_steps=5)  # those that record cross-attent
 def warm_up(model: Model, predict: Predict) -> None:
     """Draws a picture, and edits it in small and large regions and by its words, by jobs like any others.
 
-    These regions are of the buckets of four fifths of the published masks; the passes of others are captured when they
-    come. A failure is logged: it would meet every job, too.
+    These regions are of the buckets of three quarters of the published masks; the passes of others are captured when
+    they come. A failure is logged: it would meet every job, too.
     """
     begin = time.perf_counter()
     store = Store(STORE_BYTES, pinned=model.device.type == "cuda")
     with closing(store):
         *events, receipt = _run(model, store, GenerateJob("warm", STEPS), predict)
         if isinstance(receipt, Receipt):
-            jobs = [_edit(model, receipt.image_id, ratio, pieces) for ratio in RATIOS for pieces in PIECES]
+            width, height = (side // model.latent_scale for side in (model.defaults.width, model.defaults.height))
+            masks = [region(width, height, ratio, pieces) for ratio in RATIOS for pieces in PIECES]
+            jobs = [EditJob("warmer", receipt.image_id, edit_mask=mask, mask_mode="given") for mask in masks]
             for job in [*jobs, EditJob("warmer", receipt.image_id)]:
                 events += _run(model, store, job, predict)
     for event in [*events, receipt]:
@@ -45,14 +47,14 @@ def warm_up(model: Model, predict: Predict) -> None:
     log.info("warmed up in %.1f s", time.perf_counter() - begin)
 
 
-def _edit(model: Model, image_id: str, ratio: float, pieces: int) -> EditJob:
-    """An edit of this part of the picture, in so many squares along each edge."""
-    width, height = model.defaults.width, model.defaults.height
-    mask, across, down, share = Image.new("L", (width, height)), width / pieces, height / pieces, ratio**0.5
-    for left, top in product(range(pieces), repeat=2):
-        begin = round(left * across), round(top * down)
-        mask.paste(255, (*begin, round((left + share) * across), round((top + share) * down)))
-    return EditJob("warmer", image_id, edit_mask=mask, mask_mode="given")
+def region(width: int, height: int, ratio: float, pieces: int) -> Image.Image:
+    """A mask of so many latent positions: this part of them, in so many rectangles along each edge; white changes."""
+    mask, across, down = Image.new("L", (width, height)), width // pieces, height // pieces
+    right, bottom = (max(1, round(side * ratio**0.5)) for side in (across, down))
+    for column, row in product(range(pieces), repeat=2):
+        left, top = column * across, row * down
+        mask.paste(255, (left, top, left + right, top + bottom))
+    return mask
 
 
 def _run(model: Model, store: Store, job: Job, predict: Predict) -> Iterator[Event]:

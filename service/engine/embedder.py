@@ -32,12 +32,6 @@ class Embedder(Protocol):
         """What a prompt means, not to be written to; `model` is the one that draws."""
 
 
-def _embed(model: Model, prompt: str) -> Vector:
-    vector = embedding(model, prompt).copy()  # of it alone: the rest of the text's memory may go
-    vector.flags.writeable = False
-    return vector
-
-
 @dataclass(frozen=True)
 class Pooled:
     """The drawing model's own pooled text. A space is of one model, so the name need not tell which."""
@@ -50,6 +44,12 @@ class Pooled:
     def embed(self, model: Model, prompt: str) -> Vector:
         """As in `Embedder`."""
         return self._kept(model, prompt)
+
+
+def _embed(model: Model, prompt: str) -> Vector:
+    vector = embedding(model, prompt).copy()  # of it alone: the rest of the text's memory may go
+    vector.flags.writeable = False
+    return vector
 
 
 def open_embedder(source: str) -> Embedder:

@@ -56,13 +56,13 @@ class Staging:
         kept = {
             plane: rows.clone()
             for plane, rows in self._planes.items()
-            if any(_keeps(target, plane) for target in targets)
+            if any(target and target.keeps(plane) for target in targets)
         }
         with _beside(kept.values()):
             for plane, rows in kept.items():
                 starts, begin = _starts(plane, plans, len(rows)), 0
                 for target, count in zip(targets, num_images, strict=True):
-                    if target is not None and target.keeps(plane):
+                    if target and target.keeps(plane):
                         target.write(plane, None, rows[starts[begin] : starts[begin + count]])
                     begin += count
 
@@ -78,10 +78,6 @@ def _starts(plane: str, plans: Sequence[Plan], num_rows: int) -> Sequence[int]:
     """Where each image's rows begin."""
     kind, _, level = plane.removeprefix(SCALES).partition(".")
     return range(num_rows + 1) if kind == "statistics" else plans[int(level or 0)].rows.offsets
-
-
-def _keeps(target: Target | None, plane: str) -> bool:
-    return target is not None and target.keeps(plane)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from sparse_ops.segments import Segments
 LEAST_HEAD, MOST_HEAD = 32, 160
 KEYS_A_STEP = 64
 STEPS_A_SPLIT = 2
-MANY_QUERIES = 256  # of an image: keys are then read once for twice as many; below, more tiles fill the device better
+MANY_QUERIES = 256  # of an image: below, tiles of half as many are quicker
 
 
 def serves_attention(queries: Tensor, num_heads: int) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import threading
 
@@ -154,26 +155,25 @@ async def test_each_problem_has_words_of_its_own(visitor, status, name, said):
     await expect(visit["#go"]).to_be_enabled()
 
 
-async def test_a_stream_that_ends_with_an_error_says_it(visitor):
-    visit = await visitor()
-    await visit.open()
-    frames = (
-        'event: accepted\ndata: {"image_id": "a", "source_id": null, "num_inference_steps": 4}\n\n'
-        ': still here\n\nevent: error\ndata: {"status": 504, "detail": "the deadline is over"}\n\n'
-    )
-    await visit.page.route("**/generate", lambda route: route.fulfill(body=frames, content_type="text/event-stream"))
-    await visit.say(WORDS)
-    await expect(visit["#problem"]).to_contain_text("It took too long")
-
-
-async def test_a_stream_that_ends_with_an_error_says_when_to_come_again(visitor):
+@pytest.mark.parametrize(
+    ("problem", "where", "said"),
+    [
+        ({"status": 504, "detail": "the deadline is over"}, "#problem", "It took too long"),
+        (
+            {"status": 429, "detail": "the queue is full", "retry_after_seconds": 12.3},
+            "#problem .countdown",
+            "It should have time in 13 s.",
+        ),
+    ],
+)
+async def test_a_stream_that_ends_with_an_error_says_it(visitor, problem, where, said):
     visit = await visitor()
     await visit.page.clock.install()
     await visit.open()
     frames = (
         'event: accepted\ndata: {"image_id": "a", "source_id": null, "num_inference_steps": 4}\n\n'
-        'event: error\ndata: {"status": 429, "detail": "the queue is full", "retry_after_seconds": 12.3}\n\n'
+        f": still here\n\nevent: error\ndata: {json.dumps(problem)}\n\n"
     )
     await visit.page.route("**/generate", lambda route: route.fulfill(body=frames, content_type="text/event-stream"))
     await visit.say(WORDS)
-    await expect(visit["#problem .countdown"]).to_have_text("It should have time in 13 s.")
+    await expect(visit[where]).to_contain_text(said)
